@@ -1,0 +1,74 @@
+"""
+Who may come in.
+
+A database in which no API key was ever made is open: anyone who reaches the server may read and write. So the
+server then listens on loopback addresses only, answers loopback names only (or any web page could reach it through
+a name that points here), and refuses forwarded headers (a proxy in front would let the world in).
+"""
+
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import Problem
+
+LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+
+
+class OpenAccess:
+    """
+    The rules of an open ledger, in front of *app*.
+
+    Args:
+        app: What answers the requests that may pass.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or say why not."""
+        if scope["type"] == "http":
+            problem = _judge(scope)
+            if problem is not None:
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _judge(scope: Scope) -> Problem | None:
+    host = b""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value
+        elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
+            return _refusal(
+                400,
+                "forwarded",
+                f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
+            )
+    if _without_port(host) not in LOOPBACK_NAMES:
+        return _refusal(
+            421, "foreign-host", f"the Host header is {host.decode('latin-1')!r}, not a name of this machine"
+        )
+    return None
+
+
+def _refusal(status: int, code: str, what: str) -> Problem:
+    detail = f"{what}; a ledger without API keys answers this machine only"
+    return Problem(status, code, "The request came from elsewhere", detail)
+
+
+def _without_port(host: bytes) -> bytes:
+    name, colon, port = host.rpartition(b":")
+    return (name if colon and port.isdigit() else host).lower()

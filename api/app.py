@@ -1,0 +1,51 @@
+"""The application: which handler answers which route."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from api import health, history, metadata, runs
+from api.access import OpenAccess
+from api.problems import HANDLERS
+from ledger.ledger import Ledger, Log
+
+ROUTES = (
+    Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
+    Route("/api/v1/runs", runs.create, methods=["POST"]),
+    Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
+    Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
+    Route("/api/v1/runs/{run_id}/metadata", metadata.get_metadata, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata", metadata.put_metadata, methods=["PUT"]),
+    Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
+    Route("/healthz", health.healthz, methods=["GET"]),
+    Route("/readyz", health.readyz, methods=["GET"]),
+)
+
+
+def create_app(ledger: Ledger, log: Log) -> Starlette:
+    """
+    Build the application on an open ledger, which it closes when it shuts down.
+
+    Args:
+        ledger: Where writes go.
+        log: The log of the environment that is served.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await ledger.close()
+
+    app = Starlette(
+        routes=ROUTES,
+        exception_handlers=HANDLERS,
+        middleware=[Middleware(OpenAccess)],
+        lifespan=lifespan,
+    )
+    app.state.ledger = ledger
+    app.state.log = log
+    return app

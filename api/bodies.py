@@ -1,0 +1,184 @@
+"""What request bodies may say. Field names are camelCase on the wire; unknown members are ignored."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from api.requests import RUN_ID
+from projections import values
+from projections.events import AnyStatus
+from projections.lifecycle import Status
+from projections.operations import AnyOperation, Object, Operation, Update, Value
+from projections.size import (
+    OPERATIONS_MAX,
+    PAYLOAD_BYTES_MAX,
+    TAG_CHARACTERS_MAX,
+    TAGS_MAX,
+    size_bytes,
+)
+
+NAME_CHARACTERS_MAX = 256  # characters of a task, an actor and other names
+IDEMPOTENCY_TTL_S_DEFAULT = 30 * 86_400  # seconds; the SDK's documentation: keys are kept for 30 days
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def _past_a_bound(message: str) -> PydanticCustomError:
+    return PydanticCustomError("out_of_bounds", "{message}", {"message": message})
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _run_id(text: str) -> str:
+    if not RUN_ID.fullmatch(text):
+        raise ValueError("a run id has 1 to 128 of the characters A-Z a-z 0-9 . _ : @ + = -")
+    return text
+
+
+def _payload(value: JsonValue) -> JsonValue:
+    size = size_bytes(values.dump(value))
+    if size > PAYLOAD_BYTES_MAX:
+        raise PydanticCustomError(
+            "too_many_bytes",
+            "is {size} bytes as JSON, at most {limit} are allowed",
+            {"size": size, "limit": PAYLOAD_BYTES_MAX},
+        )
+    return value
+
+
+def _tags(value: object) -> object:
+    """A single tag may stand alone; blank tags and repeats are dropped, as the reference server does."""
+    tags = [value] if isinstance(value, str) else value
+    if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("must be a string or a list of strings")
+    return tuple(dict.fromkeys(tag for tag in tags if tag.strip()))
+
+
+def _tag_bounds(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if len(tags) > TAGS_MAX:
+        raise _past_a_bound(f"a run has at most {TAGS_MAX} tags, these are {len(tags)}")
+    for tag in tags:
+        if len(tag) > TAG_CHARACTERS_MAX:
+            raise _past_a_bound(f"a tag has at most {TAG_CHARACTERS_MAX} characters, one has {len(tag)}")
+    return tags
+
+
+def _error(value: object) -> object:
+    return {"message": value} if isinstance(value, str) else value
+
+
+def _ttl(value: object) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("must be a duration such as 60s, 15m, 24h or 7d")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
+RunId = Annotated[str, AfterValidator(_run_id)]
+Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
+Payload = Annotated[Value, AfterValidator(_payload)]
+Duration = Annotated[int, BeforeValidator(_ttl)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=False, strict=True
+    )
+
+
+class NewRun(_Wire):
+    """Create a run."""
+
+    id: RunId | None = Field(default=None, description="The id it is to have; made up when left out.")
+    task: Name
+    metadata: Object = Field(default_factory=dict)
+    tags: Tags = ()
+    parent_run_id: RunId | None = None
+    payload: Payload = None
+    status: AnyStatus = Status.QUEUED
+    attempt: Attempt = 1
+    actor: Name | None = None
+
+
+class TriggerOptions(_Wire):
+    """Options of a trigger; what is not about metadata is accepted and has no effect here."""
+
+    payload_type: str | None = Field(default=None, max_length=NAME_CHARACTERS_MAX)
+    metadata: Object | None = None
+    tags: Tags = ()
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048)] | None = None
+    idempotency_key_ttl: Duration | None = Field(
+        default=IDEMPOTENCY_TTL_S_DEFAULT, validation_alias="idempotencyKeyTTL"
+    )
+    parent_run_id: RunId | None = None
+
+
+class Trigger(_Wire):
+    """Trigger a task, as the Trigger.dev SDK does."""
+
+    payload: Payload = None
+    options: TriggerOptions | None = None
+
+
+class RunError(_Wire):
+    """Why a run failed."""
+
+    message: str
+    name: str | None = None
+    stack_trace: str | None = None
+
+
+class NewStatus(_Wire):
+    """Give a run another status."""
+
+    status: AnyStatus
+    attempt: Attempt | None = None
+    output: Payload = None
+    error: Annotated[RunError, BeforeValidator(_error)] | None = None
+    actor: Name | None = None
+
+    def error_members(self) -> JsonValue:
+        """The error as it is stored."""
+        if self.error is None:
+            return None
+        return _payload(self.error.model_dump(by_alias=True, exclude_none=True))
+
+
+class MetadataChange(_Wire):
+    """Change metadata: operations, or a whole new object when there is no list of operations."""
+
+    # Null is refused where a list or an object belongs: a caller that sends it means something else.
+    metadata: Object = Field(default_factory=dict)
+    operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
+    parent_operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
+    root_operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
+    attempt: Attempt | None = None
+    actor: Name | None = None
+
+    def own_operations(self) -> list[Operation]:
+        """What to do to the run's own metadata; `metadata` is ignored beside a list of operations."""
+        from_lists = "operations" in self.model_fields_set or "metadata" not in self.model_fields_set
+        return list(self.operations) if from_lists else [Update.model_construct(value=self.metadata)]
+
+    def model_post_init(self, _: Any) -> None:
+        """Hold the three lists together against their bound."""
+        count = len(self.operations) + len(self.parent_operations) + len(self.root_operations)
+        if count > OPERATIONS_MAX:
+            raise _past_a_bound(
+                f"a request has at most {OPERATIONS_MAX} operations over its three lists, this has {count}"
+            )
+
+
+NEW_RUN = TypeAdapter(NewRun)
+TRIGGER = TypeAdapter(Trigger)
+NEW_STATUS = TypeAdapter(NewStatus)
+METADATA_CHANGE = TypeAdapter(MetadataChange)

@@ -1,0 +1,123 @@
+"""
+How the command line reaches runs: a server over HTTP, or the database on this machine.
+
+Without a server the application itself answers, in this process; so both ways obey the same rules and give the
+same answers.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+from sqlalchemy import make_url
+
+from api.app import create_app
+from api.settings import Settings
+from ledger.ledger import Ledger
+
+TIMEOUT_S = 30  # seconds for one answer
+
+_SAFE = "._:@+=-"
+
+
+class Failed(Exception):
+    """The request was refused or could not be made; the text says why, for a person."""
+
+
+class Client:
+    """
+    Requests about runs.
+
+    Args:
+        http: A client whose base URL is the server's.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    async def get(self, path: str, query: dict[str, Any] | None = None) -> Any:
+        """
+        Read something; parameters that are None are left out.
+
+        Raises:
+            Failed: There is no such thing, or no answer.
+        """
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return await self._answer("GET", path, params=given)
+
+    async def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """
+        Change something.
+
+        Raises:
+            Failed: It was refused, or there was no answer.
+        """
+        return await self._answer(method, path, json=body)
+
+    async def _answer(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = await self._http.request(method, path, **options)
+        except httpx2.HTTPError as error:
+            raise Failed(f"no answer from {self._http.base_url}: {error or type(error).__name__}") from error
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise Failed(
+                f"{self._http.base_url} is not a Run Ledger server (status {response.status_code})"
+            ) from error
+        if response.is_error:
+            raise Failed(answer.get("detail", response.text))
+        return answer
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[Client]:
+    """
+    A client of the server that the settings name, else of the database.
+
+    Raises:
+        Failed: There is no such database.
+        UnusableDatabase: It cannot be opened.
+    """
+    if settings.url is not None:
+        async with httpx2.AsyncClient(base_url=settings.url, timeout=TIMEOUT_S) as http:
+            yield Client(http)
+        return
+    _check_exists(settings.database_url)
+    ledger = await Ledger.open(
+        settings.database_url,
+        metadata_bytes_max=settings.metadata_bytes_max,
+        late_write_s=settings.late_write_s,
+    )
+    try:
+        app = create_app(ledger, await ledger.log(settings.environment))
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as http:
+            yield Client(http)
+    finally:
+        await ledger.close()
+
+
+def path_of(run_id: str, rest: str = "metadata", version: str = "v1") -> str:
+    """The path of something about a run."""
+    base = f"/api/{version}/runs/{quote(run_id, safe=_SAFE)}"
+    return f"{base}/{rest}" if rest else base
+
+
+def without_controls(text: str) -> str:
+    """Text for a terminal: control characters, which could steer it, are shown as escapes."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _check_exists(url: str) -> None:
+    """Reading must not make an empty database where somebody only mistyped its name."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        raise Failed(
+            f"there is no database {parsed.database}; start one with 'run-ledger serve', name another with "
+            "--database-url, or set RUN_LEDGER_URL to the address of a server"
+        )

@@ -1,0 +1,84 @@
+"""A run's metadata: read it as it is or as it stood, and change it."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import METADATA_CHANGE
+from api.problems import bad_request
+from api.rendering import json_response
+from api.requests import (
+    caller_of,
+    check_query,
+    expected_versions,
+    has_version,
+    log_of,
+    moment,
+    read,
+    run_id_of,
+    whole_number,
+)
+from ledger.writes import ChangeMetadata, UnappliedOperation
+from projections import values
+
+VERSION_MAX = 2**53  # A version is a JSON number.
+
+
+async def get_metadata(request: Request) -> Response:
+    """Answer the current metadata, or with `version` or `at` the metadata as it stood."""
+    run_id = run_id_of(request)
+    log = log_of(request)
+    limit: int = request.app.state.ledger.rules.metadata_bytes_max
+    if request.scope["query_string"]:
+        check_query(request, {"version", "at"})
+        version, at = whole_number(request, "version", 1, VERSION_MAX), moment(request, "at")
+        if version is not None and at is not None:
+            raise bad_request("bad-parameter", "ask for a version or for a moment, not for both")
+        snapshot = await log.metadata(run_id, version=version, at=at)
+        text, number, size = snapshot.text, snapshot.version, snapshot.size_bytes
+    else:
+        current = log.current(run_id)
+        text, number, size = current.text, current.version, current.size_bytes
+    headers = {"ETag": f'"{number}"'}
+    if has_version(request, number):
+        return Response(status_code=304, headers=headers)
+    body = (
+        f'{{"metadata":{text},"metadataType":"application/json","version":{number},'
+        f'"sizeBytes":{size},"limitBytes":{limit}}}'
+    )
+    return json_response(body, headers=headers)
+
+
+async def put_metadata(request: Request) -> Response:
+    """Change the metadata of a run, its parent and its root in one transaction."""
+    run_id = run_id_of(request)
+    body, idempotency = await read(request, METADATA_CHANGE)
+    changed = await log_of(request).change(
+        ChangeMetadata(
+            run_id=run_id,
+            operations=body.own_operations(),
+            parent_operations=body.parent_operations,
+            root_operations=body.root_operations,
+            attempt=body.attempt,
+            expected=expected_versions(request),
+        ),
+        caller_of(request, body.actor),
+        idempotency,
+    )
+    snapshot = changed.snapshot
+    limit: int = request.app.state.ledger.rules.metadata_bytes_max
+    headers = {"ETag": f'"{snapshot.version}"'}
+    if changed.is_replay:
+        headers["Idempotency-Replayed"] = "true"
+    text = (
+        f'{{"metadata":{snapshot.text},"version":{snapshot.version},"sizeBytes":{snapshot.size_bytes},'
+        f'"limitBytes":{limit},"unapplied":{_unapplied_text(changed.unapplied)}}}'
+    )
+    return json_response(text, headers=headers)
+
+
+def _unapplied_text(unapplied: tuple[UnappliedOperation, ...]) -> str:
+    if not unapplied:
+        return "[]"
+    return values.dump(
+        [{"list": one.list, "index": one.index, "key": one.key, "reason": one.reason} for one in unapplied]
+    )

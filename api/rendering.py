@@ -1,0 +1,114 @@
+"""How runs and events look on the wire. Text that is JSON already is put in as it is."""
+
+from typing import Any
+
+from pydantic import JsonValue
+from starlette.responses import Response
+
+from ledger.reads import RunDetails
+from projections import values
+from projections.errors import BadJson
+from projections.events import Event
+from projections.runs import Run
+from projections.times import format_time
+
+
+def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer whose body is this JSON text."""
+    return Response(text.encode(), status, headers, media_type="application/json")
+
+
+def event_text(event: Event) -> str:
+    """An event as JSON text."""
+    # The data of an operation is its key and value, which stand beside the data too.
+    lifted = f"{event.data[1:-1]}," if event.type.startswith("metadata.") and event.data != "{}" else ""
+    occurred = "null" if event.occurred_at is None else f'"{format_time(event.occurred_at)}"'
+    return (
+        f'{{"position":{event.position},"runId":"{event.run_id}","version":{event.version},"type":"{event.type}",'
+        f'{lifted}"data":{event.data},"actor":{values.dump(event.actor)},"attempt":{event.attempt},'
+        f'"headers":{event.headers},"occurredAt":{occurred},"recordedAt":"{format_time(event.recorded_at)}",'
+        f'"hash":"{event.hash.hex()}"}}'
+    )
+
+
+def run_members(run: Run) -> dict[str, Any]:
+    """
+    A run as the list shows it. What is unknown is left out: the Trigger.dev SDK refuses null.
+
+    Source: the schema of the SDK's `runs.list`.
+    """
+    status = run.status
+    ended = run.finished_at or run.updated_at
+    members: dict[str, Any] = {
+        "id": run.id,
+        "status": status.value,
+        "taskIdentifier": run.task,
+        "version": str(run.version),
+        "isQueued": status.is_queued,
+        "isExecuting": status.is_executing,
+        "isWaiting": status == "WAITING",
+        "isCompleted": status.is_completed,
+        "isSuccess": status == "COMPLETED",
+        "isFailed": status.is_completed and status != "COMPLETED",
+        "isCancelled": status == "CANCELED",
+        "isTest": False,
+        "createdAt": format_time(run.created_at),
+        "updatedAt": format_time(run.updated_at),
+        "tags": list(run.tags),
+        "costInCents": 0,
+        "baseCostInCents": 0,
+        "durationMs": 0 if run.started_at is None else (ended - run.started_at) // 1000,
+        "attemptCount": run.attempt,
+        "metadata": run.snapshot.metadata,
+    }
+    for name, moment in (("startedAt", run.started_at), ("finishedAt", run.finished_at)):
+        if moment is not None:
+            members[name] = format_time(moment)
+    if run.idempotency_key is not None:
+        members["idempotencyKey"] = run.idempotency_key
+    if run.batch is not None:
+        members["batchId"] = run.batch
+    return members
+
+
+def details_members(details: RunDetails) -> dict[str, Any]:
+    """
+    A run as retrieve shows it.
+
+    Source: the schema of the SDK's `runs.retrieve`.
+    """
+    related = {"parent": details.parent, "root": details.root}
+    members = {
+        **run_members(details.run),
+        "depth": details.depth,
+        "triggerFunction": "trigger",
+        "relatedRuns": {
+            name: {**run_members(run), "depth": depth, "triggerFunction": "trigger"}
+            for (name, run), depth in zip(related.items(), (details.depth - 1, 0), strict=True)
+            if run is not None
+        },
+    }
+    optional = {
+        "payload": plain_payload(details.payload, details.payload_type),
+        "output": details.output,
+        "error": details.error,
+    }
+    members.update({name: value for name, value in optional.items() if value is not None})
+    return members
+
+
+def plain_payload(payload: JsonValue, payload_type: str | None) -> JsonValue:
+    """
+    The value that was meant, whatever the SDK packed it in.
+
+    Source: `application/super+json` is `{json, meta}` as text, of which `json` is the plain value.
+    """
+    if not isinstance(payload, str) or payload_type not in {"application/json", "application/super+json"}:
+        return payload
+    try:
+        value = values.parse(payload)
+    except BadJson:
+        return payload
+    if payload_type == "application/super+json" and isinstance(value, dict):
+        return value.get("json")
+    return value

@@ -1,0 +1,229 @@
+"""What every handler reads from a request: its body, conditions, idempotency key, query and caller."""
+
+import re
+from collections.abc import Set as AbstractSet
+from hashlib import sha256
+from typing import TypeVar, cast
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+
+from api.problems import Problem, bad_request, run_not_found
+from ledger.ledger import Log
+from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
+from projections import values
+from projections.size import BODY_BYTES_MAX
+from projections.times import Microseconds, parse_time
+
+RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
+IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
+
+_JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+_ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SPACE_FOR_PLUS = re.compile(r" (?=\d\d(:?\d\d)?$)")
+
+_Body = TypeVar("_Body")
+
+
+def log_of(request: Request) -> Log:
+    """The log of the caller's environment: the only way of a handler to any data."""
+    return cast("Log", request.app.state.log)
+
+
+def run_id_of(request: Request) -> str:
+    """The run that the path names; what cannot be an id is answered like an id that does not exist."""
+    run_id: str = request.path_params["run_id"]
+    if not RUN_ID.fullmatch(run_id):
+        raise run_not_found(run_id)
+    return run_id
+
+
+async def read_bytes(request: Request) -> bytes:
+    """
+    The body, when it is JSON of an acceptable size.
+
+    Raises:
+        Problem: 415 for anything but plain JSON, 413 for more than 2 MiB, 400 for nothing at all.
+    """
+    headers = request.headers
+    content_type = headers.get("content-type")
+    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
+        raise _unsupported(
+            "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
+        )
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
+        raise _too_long(int(declared))
+    chunks = []
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > BODY_BYTES_MAX:
+            raise _too_long(length)
+        chunks.append(chunk)
+    if not length:
+        raise bad_request("empty-body", "the request body is empty; send a JSON object")
+    return b"".join(chunks)
+
+
+async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, IdempotencyKey | None]:
+    """
+    The body as *adapter* describes it, and the key that makes a retry of this request harmless.
+
+    Raises:
+        Problem: The body as a whole, or the header, is not acceptable.
+        BadJson: It is not strict JSON.
+        ValidationError: It says something impossible.
+    """
+    body = await read_bytes(request)
+    parsed = adapter.validate_python(values.parse(body))
+    return parsed, idempotency_key(request, body)
+
+
+def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
+    """
+    The `Idempotency-Key` header, quoted or not, else the one that the Trigger.dev SDK repeats over its retries.
+
+    Source: draft-ietf-httpapi-idempotency-key-header; the SDK's `x-trigger-request-idempotency-key`.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        key = request.headers.get("x-trigger-request-idempotency-key")
+        if key is None:
+            return None
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX or not key.isprintable():
+        raise bad_request(
+            "bad-idempotency-key",
+            f"an idempotency key has 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable characters, "
+            f"this one has {len(key)}",
+        )
+    scope = request.scope
+    digest = sha256(body).digest()
+    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest).digest())
+
+
+def expected_versions(request: Request) -> frozenset[int] | None:
+    """
+    The versions that `If-Match` accepts, None for any.
+
+    Weak tags never match, and `*` accepts whatever exists (RFC 9110, 13.1.1).
+    """
+    tags = _entity_tags(request, "if-match")
+    if tags is None:
+        return None
+    return frozenset(int(tag) for weak, tag in tags if not weak and tag.isdecimal())
+
+
+def has_version(request: Request, version: int) -> bool:
+    """Whether `If-None-Match` says that the caller has this version already (weak comparison)."""
+    if "if-none-match" not in request.headers:
+        return False
+    tags = _entity_tags(request, "if-none-match")
+    return tags is None or any(tag == str(version) for _, tag in tags)
+
+
+def caller_of(request: Request, actor: str | None) -> Caller:
+    """Who asks: in an open ledger the name that the body gives."""
+    trace = request.headers.get("traceparent")
+    if trace is not None and not _TRACEPARENT.fullmatch(trace):
+        trace = None  # A broken trace context is to be ignored, says W3C Trace Context.
+    return Caller(actor=actor or ANONYMOUS, traceparent=trace)
+
+
+def check_query(request: Request, known: AbstractSet[str]) -> None:
+    """
+    Refuse a query parameter that means nothing here, or that is given twice: it would be ignored in silence.
+
+    Raises:
+        Problem: 400.
+    """
+    query = request.query_params
+    names = [name for name, _ in query.multi_items()]
+    for name in names:
+        if name not in known:
+            allowed = f"there are {', '.join(sorted(known))}" if known else "this route takes none"
+            raise bad_request("unknown-parameter", f"unknown query parameter {name!r}; {allowed}")
+        if names.count(name) > 1:
+            raise bad_request("repeated-parameter", f"the query parameter {name!r} is given twice")
+
+
+def whole_number(request: Request, name: str, low: int, high: int) -> int | None:
+    """
+    A query parameter that counts something, None when it is not there.
+
+    Raises:
+        Problem: 400 for what is no number, 422 for one outside *low* to *high*.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,19}", text):
+        raise bad_request("bad-parameter", f"{name} must be a whole number, not {text[:40]!r}")
+    number = int(text)
+    if not low <= number <= high:
+        raise Problem(
+            422,
+            "out-of-bounds",
+            "The request is past a bound",
+            f"{name} must lie within {low} and {high}, not be {number}",
+            {"limit": high},
+        )
+    return number
+
+
+def moment(request: Request, name: str) -> Microseconds | None:
+    """
+    A query parameter that is a time, None when it is not there.
+
+    Raises:
+        Problem: 400.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        # A plus sign that was not percent-encoded arrives as a space.
+        return parse_time(_SPACE_FOR_PLUS.sub("+", text))
+    except ValueError as error:
+        raise bad_request("bad-parameter", f"{name}: {error}") from error
+
+
+def _entity_tags(request: Request, header: str) -> list[tuple[bool, str]] | None:
+    """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
+    text = request.headers.get(header)
+    if text is None or text.strip() == "*":
+        return None
+    tags = []
+    start = 0
+    while start < len(text):
+        found = _ENTITY_TAG.match(text, start)
+        if found is None:
+            raise bad_request("bad-condition", f'{header} must be a version in double quotes such as "7", or *')
+        tags.append((bool(found[1]), found[2]))
+        start = found.end()
+    if not tags:
+        raise bad_request("bad-condition", f"{header} is empty")
+    return tags
+
+
+def _unsupported(header: str, value: str | None, way_out: str) -> Problem:
+    detail = f"{header} is {value!r}; {way_out}" if value else f"{header} is missing; {way_out}"
+    return Problem(415, "unsupported-media-type", "The body has an unsupported form", detail)
+
+
+def _too_long(length: int) -> Problem:
+    return Problem(
+        413,
+        "body-too-large",
+        "The body is too large",
+        f"the request body has {length:,} bytes or more, at most {BODY_BYTES_MAX:,} are allowed; "
+        "send several requests",
+        {"limitBytes": BODY_BYTES_MAX},
+        {"Connection": "close"},  # Or the server would go on reading what it does not want.
+    )

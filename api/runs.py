@@ -1,0 +1,162 @@
+"""Runs: create, trigger, find, and give another status."""
+
+import uuid_utils
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import IDEMPOTENCY_TTL_S_DEFAULT, NEW_RUN, NEW_STATUS, TRIGGER, TriggerOptions
+from api.problems import bad_request
+from api.rendering import details_members, json_response, run_members
+from api.requests import (
+    RUN_ID,
+    caller_of,
+    check_query,
+    expected_versions,
+    log_of,
+    read,
+    run_id_of,
+    whole_number,
+)
+from ledger.ledger import Created
+from ledger.writes import ChangeStatus, CreateRun
+from projections import values
+from projections.lifecycle import Status, parse_status
+from projections.values import JsonObject
+
+PAGE_DEFAULT = 25  # runs; the reference server's
+PAGE_MAX = 100  # runs; the reference server's bound
+
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]"}
+
+
+async def create(request: Request) -> Response:
+    """Create a run, or find the one that has this id already."""
+    body, idempotency = await read(request, NEW_RUN)
+    created = await log_of(request).create(
+        CreateRun(
+            run_id=body.id or new_run_id(),
+            task=body.task,
+            parent=body.parent_run_id,
+            tags=body.tags,
+            status=body.status,
+            attempt=body.attempt,
+            payload=body.payload,
+            metadata=body.metadata,
+        ),
+        caller_of(request, body.actor),
+        idempotency,
+    )
+    answer: JsonObject = {"id": created.run_id, "version": created.version, "isCached": created.is_cached}
+    return json_response(values.dump(answer), 200 if created.is_cached else 201, _replayed(created))
+
+
+async def trigger(request: Request) -> Response:
+    """Create a run of a task, as the Trigger.dev SDK does."""
+    task: str = request.path_params["task"]
+    if not 1 <= len(task.strip()) <= 256 or not task.isprintable():
+        raise bad_request("bad-task", "a task has 1 to 256 printable characters")
+    body, idempotency = await read(request, TRIGGER)
+    options = body.options or TriggerOptions()
+    created = await log_of(request).create(
+        CreateRun(
+            run_id=new_run_id(),
+            task=task,
+            parent=options.parent_run_id,
+            tags=options.tags,
+            payload=body.payload,
+            payload_type=options.payload_type,
+            metadata=options.metadata or {},
+            idempotency_key=options.idempotency_key,
+            idempotency_ttl_s=IDEMPOTENCY_TTL_S_DEFAULT
+            if options.idempotency_key_ttl is None
+            else options.idempotency_key_ttl,
+        ),
+        caller_of(request, None),
+        idempotency,
+    )
+    answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
+    return json_response(values.dump(answer), headers=_replayed(created))
+
+
+async def retrieve(request: Request) -> Response:
+    """Answer a run with its metadata, payload, output and error."""
+    details = await log_of(request).run(run_id_of(request))
+    return json_response(values.dump(details_members(details)))
+
+
+async def set_status(request: Request) -> Response:
+    """Give a run another status."""
+    run_id = run_id_of(request)
+    body, idempotency = await read(request, NEW_STATUS)
+    moved = await log_of(request).move(
+        ChangeStatus(
+            run_id=run_id,
+            status=body.status,
+            attempt=body.attempt,
+            output=body.output,
+            error=body.error_members(),
+            expected=expected_versions(request),
+        ),
+        caller_of(request, body.actor),
+        idempotency,
+    )
+    answer: JsonObject = {"id": moved.run_id, "status": moved.status.value, "version": moved.version}
+    headers = {"ETag": f'"{moved.version}"'}
+    if moved.is_replay:
+        headers["Idempotency-Replayed"] = "true"
+    return json_response(values.dump(answer), headers=headers)
+
+
+async def list_runs(request: Request) -> Response:
+    """Answer one page of runs, newest first."""
+    check_query(request, _QUERY)
+    query = request.query_params
+    after, before = query.get("page[after]"), query.get("page[before]")
+    if after is not None and before is not None:
+        raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
+    for cursor in (after, before):
+        if cursor is not None and not RUN_ID.fullmatch(cursor):
+            raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
+    log = log_of(request)
+    page = await log.runs(
+        limit=whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
+        after=after,
+        before=before,
+        statuses=_statuses(request),
+        tasks=_listed(request, "filter[taskIdentifier]"),
+    )
+    environment: JsonObject = {"id": log.environment, "name": log.environment}
+    pagination: JsonObject = {}
+    if page.items and page.has_next:
+        pagination["next"] = page.items[-1].id
+    if page.items and page.has_previous:
+        pagination["previous"] = page.items[0].id
+    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
+    return json_response(values.dump({"data": data, "pagination": pagination}))
+
+
+def new_run_id() -> str:
+    """A run id that sorts by the time it was made: `run_` and 25 lower-case letters and digits."""
+    number = uuid_utils.uuid7().int
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = _BASE36[digit] + digits
+    return f"run_{digits:0>25}"
+
+
+def _statuses(request: Request) -> list[Status]:
+    try:
+        return [parse_status(name) for name in _listed(request, "filter[status]")]
+    except ValueError as error:
+        raise bad_request("bad-parameter", f"filter[status]: {error}") from error
+
+
+def _listed(request: Request, name: str) -> list[str]:
+    return [item for item in request.query_params.get(name, "").split(",") if item]
+
+
+def _replayed(created: Created) -> dict[str, str]:
+    return {"Idempotency-Replayed": "true"} if created.is_replay else {}

@@ -1,0 +1,75 @@
+"""Run the application under uvicorn."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+import uvloop
+
+from api.access import is_loopback
+from api.app import create_app
+from api.settings import BadSettings, Settings
+from ledger.ledger import Ledger
+
+SHUTDOWN_S = 10  # seconds that requests in flight get to finish
+BACKLOG = 2_048  # connections that may wait to be accepted
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it is ready and where."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then name the address."""
+        await super().startup(sockets)
+        if self.started and self.servers:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """
+    Serve until a signal ends it; what was taken is written before.
+
+    Args:
+        settings: Database and limits.
+        host: Address to listen on; an open ledger takes loopback addresses only.
+        port: Port, 0 for any free one.
+        ready: Called with the base URL once requests are answered.
+
+    Raises:
+        BadSettings: The address cannot be used.
+        UnusableDatabase: The database cannot be opened.
+    """
+    if not is_loopback(host):
+        raise BadSettings(f"--host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, host, port, ready))
+
+
+async def _serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+    ledger = await Ledger.open(
+        settings.database_url,
+        metadata_bytes_max=settings.metadata_bytes_max,
+        late_write_s=settings.late_write_s,
+    )
+    app = create_app(ledger, await ledger.log(settings.environment))
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="none",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    await _Server(config, ready).serve()

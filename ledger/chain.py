@@ -1,0 +1,61 @@
+"""
+The hash chain of a run: what makes a later change of its history visible.
+
+    commitment = SHA-256(salt || data)
+    hash       = SHA-256("run-ledger/event/1" || 0x00 || field*)
+    field      = 32-bit big-endian length in bytes || bytes
+
+The fields, in this order: the previous hash of the run (32 zero bytes before version 1), environment name, run
+id, version, position, type, actor, attempt, occurred_at (empty when unknown), recorded_at, headers, commitment.
+Text is UTF-8, whole numbers are decimal ASCII, moments are microseconds since 1970-01-01 UTC, hashes are raw.
+
+The format is on disk for ever. `tests/ledger/chain-vectors.jsonl` holds test vectors; a change needs a new domain
+tag. The salt keeps a short value from being guessed out of its commitment once the value was erased.
+"""
+
+import struct
+from hashlib import sha256
+
+from projections.times import Microseconds
+
+DOMAIN = b"run-ledger/event/1\0"
+GENESIS = bytes(32)
+SALT_BYTES = 16
+
+_length = struct.Struct(">I").pack
+
+
+def commitment(salt: bytes, data: str) -> bytes:
+    """What an event's hash says about its data: 32 bytes, useless without the salt."""
+    return sha256(salt + data.encode()).digest()
+
+
+def event_hash(
+    previous: bytes,
+    environment: str,
+    run_id: str,
+    version: int,
+    position: int,
+    event_type: str,
+    actor: str,
+    attempt: int,
+    occurred_at: Microseconds | None,
+    recorded_at: Microseconds,
+    headers: str,
+    data_commitment: bytes,
+) -> bytes:
+    """The chain hash of one event: 32 bytes. The fields are those that the module describes."""
+    texts = (
+        environment,
+        run_id,
+        str(version),
+        str(position),
+        event_type,
+        actor,
+        str(attempt),
+        "" if occurred_at is None else str(occurred_at),
+        str(recorded_at),
+        headers,
+    )
+    fields = [previous, *[text.encode() for text in texts], data_commitment]
+    return sha256(DOMAIN + b"".join([_length(len(field)) + field for field in fields])).digest()

@@ -1,0 +1,254 @@
+"""
+What the ledger says when it does not do what it was asked.
+
+    LedgerError
+    ├── NotFound
+    │   ├── RunNotFound         no such run in this environment
+    │   └── VersionNotFound     the run has no such version, or did not exist yet at that moment
+    ├── Conflict
+    │   ├── WrongExpectedVersion    another writer was faster
+    │   ├── IdempotencyConflict     the key was used for another request
+    │   ├── RunExists               the id belongs to a run of another task or parent
+    │   └── UnknownParent           the parent named for a new run does not exist
+    ├── LateWrite               the run finished too long ago
+    ├── BadCursor               a page was asked for after something that does not exist
+    └── Unavailable             nothing was written; the same request may succeed later
+        ├── Overloaded          too many writes are waiting
+        ├── Busy                another process holds the write lock
+        ├── StorageFull         no space is left for the change
+        └── StorageFailed       the storage refuses writes for another reason
+
+What the rules of metadata refuse is a `projections.errors.Refusal`.
+"""
+
+from projections.times import Microseconds, format_time
+
+
+class LedgerError(Exception):
+    """Base of the errors of this package."""
+
+    code = "ledger-error"
+
+
+class NotFound(LedgerError):
+    """There is no such thing in this environment."""
+
+    code = "not-found"
+
+
+class RunNotFound(NotFound):
+    """
+    No such run in this environment.
+
+    Args:
+        run_id: The id that was asked for.
+    """
+
+    code = "run-not-found"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"there is no run {run_id}; create it first, or check the id and the environment")
+        self.run_id = run_id
+
+
+class VersionNotFound(NotFound):
+    """
+    The run has no such version.
+
+    Args:
+        run_id: The run.
+        asked: The version or moment asked for, as text.
+        last: The run's last version.
+        created_at: When its first version was recorded.
+    """
+
+    code = "version-not-found"
+
+    def __init__(self, run_id: str, asked: str, last: int, created_at: Microseconds) -> None:
+        super().__init__(
+            f"run {run_id} has no {asked}; its versions are 1 to {last}, since {format_time(created_at)}"
+        )
+        self.run_id = run_id
+        self.last = last
+
+
+class Conflict(LedgerError):
+    """The request does not fit what is stored."""
+
+    code = "conflict"
+
+
+class WrongExpectedVersion(Conflict):
+    """
+    Another writer was faster; nothing was written.
+
+    Args:
+        run_id: The run.
+        expected: The versions the writer would have accepted.
+        actual: The version the run has.
+    """
+
+    code = "wrong-expected-version"
+
+    def __init__(self, run_id: str, expected: frozenset[int], actual: int) -> None:
+        wanted = " or ".join(map(str, sorted(expected))) or "no version at all"
+        super().__init__(f"run {run_id}: expected version {wanted}, found {actual}; read it again and retry")
+        self.run_id = run_id
+        self.expected = expected
+        self.actual = actual
+
+
+class IdempotencyConflict(Conflict):
+    """
+    The idempotency key was used for another request.
+
+    Args:
+        key: The key.
+    """
+
+    code = "idempotency-key-reused"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the idempotency key {key!r} was used for another request (method, path or body differ); "
+            "make a new key for every new request"
+        )
+        self.key = key
+
+
+class RunExists(Conflict):
+    """
+    The id belongs to a run of another task or parent.
+
+    Args:
+        run_id: The id.
+        task: The task of the run that has it.
+        parent: That run's parent, None for none.
+    """
+
+    code = "run-exists"
+
+    def __init__(self, run_id: str, task: str, parent: str | None) -> None:
+        family = f"task {task!r}" + (f", parent {parent}" if parent else ", without a parent")
+        super().__init__(f"run {run_id} exists already with {family}; choose another id")
+        self.run_id = run_id
+
+
+class UnknownParent(Conflict):
+    """
+    The parent named for a new run does not exist.
+
+    Args:
+        parent: The id that was named.
+    """
+
+    code = "unknown-parent"
+
+    def __init__(self, parent: str) -> None:
+        super().__init__(f"there is no run {parent} to be the parent; create the parent first")
+        self.parent = parent
+
+
+class LateWrite(LedgerError):
+    """
+    The run finished too long ago.
+
+    Args:
+        run_id: The run.
+        finished_at: When it finished.
+        allowed_s: How long writes are accepted after that, in seconds.
+    """
+
+    code = "late-write"
+
+    def __init__(self, run_id: str, finished_at: Microseconds, allowed_s: int) -> None:
+        super().__init__(
+            f"run {run_id} finished at {format_time(finished_at)}; writes are accepted for {allowed_s} seconds "
+            "after that. Start a new attempt, or raise RUN_LEDGER_LATE_WRITE_S"
+        )
+        self.run_id = run_id
+        self.allowed_s = allowed_s
+
+
+class BadCursor(LedgerError):
+    """
+    A page was asked for after something that does not exist.
+
+    Args:
+        cursor: The cursor.
+    """
+
+    code = "bad-cursor"
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(f"there is nothing at the cursor {cursor!r}; begin again without one")
+        self.cursor = cursor
+
+
+class Unavailable(LedgerError):
+    """
+    Nothing was written; the same request may succeed later.
+
+    Attributes:
+        retry_after_s: Seconds after which trying again makes sense.
+    """
+
+    code = "unavailable"
+    retry_after_s = 1
+
+
+class Overloaded(Unavailable):
+    """
+    Too many writes are waiting.
+
+    Args:
+        waiting: How many.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting:,} writes are waiting already; try again in a moment")
+
+
+class Busy(Unavailable):
+    """Another process holds the write lock, or this one is shutting down."""
+
+    code = "busy"
+
+
+class StorageFull(Unavailable):
+    """
+    No space is left for the change; nothing of it was written and reads go on.
+
+    Args:
+        reason: What the engine said.
+    """
+
+    code = "storage-full"
+    retry_after_s = 5
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"there is no space left to store this change ({reason}); nothing was written. "
+            "Free some space: writes come back by themselves"
+        )
+
+
+class StorageFailed(Unavailable):
+    """
+    The storage refuses writes.
+
+    Args:
+        reason: What the engine said.
+    """
+
+    code = "storage-failed"
+    retry_after_s = 5
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the storage failed ({reason}); nothing was written")
+
+
+class UnusableDatabase(Exception):
+    """The database cannot be opened as it is; the text says why and what to do."""

@@ -1,0 +1,415 @@
+"""
+The ledger: open a database, then work on one environment's log.
+
+    ledger = await Ledger.open("sqlite+aiosqlite:///run-ledger.db")
+    log = await ledger.log("dev")
+    await log.create(CreateRun(run_id="run_1", task="import", metadata={"rows": 0}))
+    await log.change(ChangeMetadata(run_id="run_1", operations=[Increment(key="rows", value=10)]))
+    log.current("run_1").metadata
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import ArgumentError
+
+from ledger import reads, statements
+from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.reads import Page, RunDetails
+from ledger.sqlite import SqliteStore
+from ledger.writer import Writer
+from ledger.writes import (
+    NOBODY,
+    Caller,
+    ChangeMetadata,
+    ChangeStatus,
+    Command,
+    CreateRun,
+    Environment,
+    IdempotencyKey,
+    Outcome,
+    Refused,
+    Replayed,
+    Rules,
+    UnappliedOperation,
+    Write,
+)
+from projections.events import Event
+from projections.lifecycle import Status
+from projections.paths import Path
+from projections.runs import Run
+from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
+from projections.snapshot import Snapshot
+from projections.times import Microseconds
+
+LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the last flush of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """
+    The current metadata of a run.
+
+    Attributes:
+        text: Compact JSON.
+        version: The run's version.
+        size_bytes: Bytes of UTF-8 of the text.
+    """
+
+    text: str
+    version: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """
+    A run that exists now.
+
+    Attributes:
+        run_id: Its id: the one asked for, or that of the run the trigger's key leads to.
+        version: Its version at that time.
+        is_cached: It existed before this request.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    run_id: str
+    version: int
+    is_cached: bool
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """
+    Metadata after a write.
+
+    Attributes:
+        snapshot: The named run's metadata, version and size.
+        unapplied: Operations that had nothing to work on.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    snapshot: Snapshot
+    unapplied: tuple[UnappliedOperation, ...]
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """
+    A run after a request for another status.
+
+    Attributes:
+        run_id: The run.
+        status: The status that was asked for, which it has.
+        version: Its version.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    run_id: str
+    status: Status
+    version: int
+    is_replay: bool = False
+
+
+class Ledger:
+    """
+    An open database.
+
+    Use `open` to make one, and `close` when done: it carries out what is waiting.
+    """
+
+    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules) -> None:
+        self._store = store
+        self._writer = writer
+        self._environments: dict[str, Environment] = {}
+        self.rules = rules
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        metadata_bytes_max: int = METADATA_BYTES_DEFAULT,
+        late_write_s: int = LATE_WRITE_S_DEFAULT,
+        clock: Callable[[], Microseconds] | None = None,
+    ) -> "Ledger":
+        """
+        Open a database, make it if it is not there, and bring its tables up to date.
+
+        Args:
+            url: Such as `sqlite+aiosqlite:///run-ledger.db`.
+            metadata_bytes_max: Limit of a run's metadata in bytes of compact JSON, at most 262,144.
+            late_write_s: Seconds after a run's end during which its metadata may still be changed.
+            clock: Microseconds since 1970-01-01 UTC, the system's clock by default.
+
+        Raises:
+            UnusableDatabase: The URL or what it names cannot be used.
+            ValueError: A limit out of its range.
+        """
+        if not 2 <= metadata_bytes_max <= METADATA_BYTES_MAX:
+            raise ValueError(f"metadata_bytes_max must lie within 2 and {METADATA_BYTES_MAX:,} bytes")
+        if late_write_s < 0:
+            raise ValueError("late_write_s must be 0 seconds or more")
+        rules = Rules(metadata_bytes_max, late_write_s)
+        store = await _open_store(url)
+        return cls(store, Writer(store, rules, clock), rules)
+
+    async def close(self) -> None:
+        """Carry out the writes that are waiting, then close every connection."""
+        await self._writer.close()
+        await self._store.close()
+
+    async def log(self, environment: str) -> "Log":
+        """
+        The log of an environment, which is made when it is first named.
+
+        Args:
+            environment: A name such as `dev`; lower-case letters, digits and hyphens.
+        """
+        known = self._environments.get(environment)
+        if known is None:
+            async with self._store.reading() as reader:
+                row = await reader.row(statements.ENVIRONMENT, name=environment)
+            if row is None:
+                environment_id = await self._store.write(partial(_add_environment, name=environment))
+            else:
+                environment_id = row["environment_id"]
+            known = self._environments[environment] = Environment(environment_id, environment)
+        return Log(self._store, self._writer, known)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether writes are being taken."""
+        return self._writer.is_alive
+
+
+class Log:
+    """
+    One environment's log: everything below it, and nothing of any other environment.
+
+    Use `Ledger.log` to get one.
+    """
+
+    def __init__(self, store: SqliteStore, writer: Writer, environment: Environment) -> None:
+        self._store = store
+        self._writer = writer
+        self._environment = environment
+
+    @property
+    def environment(self) -> str:
+        """The environment's name."""
+        return self._environment.name
+
+    async def create(
+        self, command: CreateRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+    ) -> Created:
+        """
+        Begin a run, or find the one that its id or its trigger's key leads to.
+
+        Raises:
+            UnknownParent: The parent does not exist.
+            RunExists: The id belongs to a run of another task or parent.
+            TooLarge: Its metadata is over the limit.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            async with self._store.reading() as reader:
+                head = await reads.head_by_key(reader, self._environment.id, outcome.run_key)
+            return Created(head.run.id, outcome.version, not outcome.created, is_replay=True)
+        return Created(outcome.run.id, outcome.run.version, not outcome.created)
+
+    async def change(
+        self, command: ChangeMetadata, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+    ) -> Changed:
+        """
+        Change the metadata of a run, its parent and its root: all that was asked for, or nothing.
+
+        Raises:
+            RunNotFound: There is no such run.
+            WrongExpectedVersion: Another writer was faster.
+            LateWrite: The run finished too long ago.
+            TooLarge: The metadata of one of the three would be over the limit.
+            BadPath: A key that no operation may use.
+            OutOfBounds: A result past a bound other than size.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            snapshot = await self.metadata(command.run_id, version=outcome.version)
+            return Changed(snapshot, outcome.unapplied, is_replay=True)
+        return Changed(outcome.run.snapshot, outcome.unapplied)
+
+    async def move(
+        self, command: ChangeStatus, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+    ) -> Moved:
+        """
+        Give a run another status; the one it has already is no event.
+
+        Raises:
+            RunNotFound: There is no such run.
+            WrongExpectedVersion: Another writer was faster.
+            BadTransition: It cannot take that status from the one it has.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            return Moved(command.run_id, command.status, outcome.version, is_replay=True)
+        return Moved(command.run_id, command.status, outcome.run.version)
+
+    def current(self, run_id: str) -> Current:
+        """
+        The current metadata of a run, answered at once.
+
+        Raises:
+            RunNotFound: There is no such run.
+            Unavailable: The database cannot be read.
+        """
+        found = self._store.current(self._environment.id, run_id)
+        if found is None:
+            raise RunNotFound(run_id)
+        return Current(*found)
+
+    async def metadata(
+        self, run_id: str, *, version: int | None = None, at: Microseconds | None = None
+    ) -> Snapshot:
+        """
+        The metadata of a run as it stood.
+
+        Args:
+            run_id: The run.
+            version: After this many events; the current one by default.
+            at: After the last event recorded at or before this moment, instead.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: It has no such version, or did not exist at that moment.
+        """
+        async with self._store.reading() as reader:
+            return await reads.metadata(reader, self._environment.id, run_id, version, at)
+
+    async def run(self, run_id: str) -> RunDetails:
+        """
+        A run with its payload, output and error, and its parent and root.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        async with self._store.reading() as reader:
+            return await reads.run_details(reader, self._environment.id, run_id)
+
+    async def runs(
+        self,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        statuses: Sequence[Status] = (),
+        tasks: Sequence[str] = (),
+    ) -> Page[Run]:
+        """
+        Runs, newest first.
+
+        Args:
+            limit: At most this many.
+            after: Only runs older than this run.
+            before: Only runs newer than this run, the nearest ones, instead.
+            statuses: Any of these; empty for all.
+            tasks: Any of these; empty for all.
+
+        Raises:
+            BadCursor: `after` or `before` names no run.
+        """
+        async with self._store.reading() as reader:
+            return await reads.runs(
+                reader,
+                self._environment.id,
+                limit=limit,
+                after=after,
+                before=before,
+                statuses=tuple(statuses),
+                tasks=tuple(tasks),
+            )
+
+    async def history(
+        self,
+        run_id: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        order: Literal["asc", "desc"] = "asc",
+        key: Path | None = None,
+    ) -> Page[Event]:
+        """
+        The events of a run.
+
+        Args:
+            run_id: The run.
+            limit: At most this many.
+            after: Begin behind this version, in the order asked for.
+            order: Oldest or newest first.
+            key: Only events about the value at this path.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        async with self._store.reading() as reader:
+            return await reads.history(
+                reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
+            )
+
+    async def refusals(self, run_id: str) -> list[Refused]:
+        """
+        The last refusals of a run, oldest first.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        async with self._store.reading() as reader:
+            return await reads.refusals(reader, self._environment.id, run_id)
+
+    async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
+        return await self._writer.submit(self._environment, Write(command, caller, idempotency))
+
+
+async def _open_store(url: str) -> SqliteStore:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UnusableDatabase(
+            f"{url!r} is not a database URL; write for example sqlite+aiosqlite:///run-ledger.db"
+        ) from error
+    if parsed.get_backend_name() != "sqlite":
+        raise UnusableDatabase(
+            f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"
+        )
+    return await SqliteStore.open(parsed)
+
+
+def _add_environment(connection: Connection, name: str) -> int:
+    found = connection.execute(statements.ENVIRONMENT, {"name": name}).scalar()  # Another process may be faster.
+    if found is not None:
+        return int(found)
+    added = connection.execute(statements.ADD_ENVIRONMENT, {"name": name})
+    assert added.inserted_primary_key is not None
+    environment_id = int(added.inserted_primary_key[0])
+    connection.execute(
+        statements.ADD_LOG,
+        {
+            "environment_id": environment_id,
+            "last_position": 0,
+            "last_run_key": 0,
+            "last_recorded_at": 0,
+            "epoch": secrets.token_hex(8),
+        },
+    )
+    return environment_id

@@ -1,0 +1,232 @@
+"""
+The tables. The environment comes first in every key, so that no tenant can meet another by accident.
+
+Migrations made these tables and are what a database follows; a test compares the two.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+schema = MetaData()
+
+
+def _environment() -> Column[int]:
+    return Column("environment_id", Integer, ForeignKey("environments.environment_id"), nullable=False)
+
+
+environments = Table(
+    "environments",
+    schema,
+    Column("environment_id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    UniqueConstraint("name", name="environment_name"),
+    CheckConstraint("length(name) BETWEEN 1 AND 32", name="environment_name_length"),
+)
+
+# One row an environment: what the next event takes its numbers from, and the one lock of a write.
+logs = Table(
+    "logs",
+    schema,
+    _environment(),
+    Column("last_position", BigInteger, nullable=False),
+    Column("last_run_key", BigInteger, nullable=False),
+    Column("last_recorded_at", BigInteger, nullable=False),
+    Column("epoch", Text, nullable=False),
+    PrimaryKeyConstraint("environment_id"),
+)
+
+# The heads. Hot columns only: what is large and rarely read (payload, output, error) stays in the events.
+runs = Table(
+    "runs",
+    schema,
+    _environment(),
+    Column("run_key", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("parent_key", BigInteger),
+    Column("root_key", BigInteger),
+    Column("depth", Integer, nullable=False),
+    Column("batch", Text),
+    Column("status", Text, nullable=False),
+    Column("status_version", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("idempotency_expires_at", BigInteger),
+    Column("metadata", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("unsnapped_bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    PrimaryKeyConstraint("environment_id", "run_key"),
+    UniqueConstraint("environment_id", "run_id", name="run_id_once"),
+    ForeignKeyConstraint(["environment_id", "parent_key"], ["runs.environment_id", "runs.run_key"]),
+    ForeignKeyConstraint(["environment_id", "root_key"], ["runs.environment_id", "runs.run_key"]),
+    CheckConstraint("length(run_id) BETWEEN 1 AND 128", name="run_id_length"),
+    CheckConstraint("length(hash) = 32", name="run_hash_length"),
+    Index(
+        "runs_by_idempotency_key",
+        "environment_id",
+        "idempotency_key",
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "runs_by_parent",
+        "environment_id",
+        "parent_key",
+        sqlite_where=text("parent_key IS NOT NULL"),
+        postgresql_where=text("parent_key IS NOT NULL"),
+    ),
+)
+
+
+def _of_a_run() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["environment_id", "run_key"], ["runs.environment_id", "runs.run_key"])
+
+
+# Append-only: triggers refuse what would change a row.
+events = Table(
+    "events",
+    schema,
+    _environment(),
+    Column("position", BigInteger, nullable=False),
+    Column("run_key", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("occurred_at", BigInteger),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("commitment", LargeBinary),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("environment_id", "position"),
+    UniqueConstraint("environment_id", "run_key", "version", name="event_version_once"),
+    _of_a_run(),
+    CheckConstraint("length(salt) = 16", name="event_salt_length"),
+    CheckConstraint("length(hash) = 32", name="event_hash_length"),
+)
+
+snapshots = Table(
+    "snapshots",
+    schema,
+    _environment(),
+    Column("run_key", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("metadata", Text, nullable=False),
+    PrimaryKeyConstraint("environment_id", "run_key", "version"),
+    _of_a_run(),
+)
+
+# A ring of 100 rows a run; the highest number is the count of all refusals there ever were.
+refusals = Table(
+    "refusals",
+    schema,
+    _environment(),
+    Column("run_key", BigInteger, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("key", Text),
+    Column("size_bytes", BigInteger),
+    Column("limit_bytes", BigInteger),
+    Column("actor", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("environment_id", "run_key", "slot"),
+    _of_a_run(),
+)
+
+idempotency = Table(
+    "idempotency",
+    schema,
+    _environment(),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("run_key", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("unapplied", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("environment_id", "key"),
+    _of_a_run(),
+    Index("idempotency_by_expiry", "environment_id", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+api_keys = Table(
+    "api_keys",
+    schema,
+    _environment(),
+    Column("key_id", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    PrimaryKeyConstraint("environment_id", "key_id"),
+    CheckConstraint("length(digest) = 32", name="api_key_digest_length"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    schema,
+    _environment(),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("compact_range", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("environment_id", "size"),
+    CheckConstraint("length(root) = 32", name="checkpoint_root_length"),
+)
+
+# While an erasure is open the triggers let the data of that run's events be redacted. `open` then names a position
+# that can never exist, which the deferred foreign key forgives until COMMIT: no erasure can be left open.
+erasures = Table(
+    "erasures",
+    schema,
+    _environment(),
+    Column("run_key", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("open", BigInteger),
+    PrimaryKeyConstraint("environment_id", "run_key", "number"),
+    _of_a_run(),
+    ForeignKeyConstraint(
+        ["environment_id", "open"],
+        ["events.environment_id", "events.position"],
+        deferrable=True,
+        initially="DEFERRED",
+    ),
+    CheckConstraint("open = -1", name="erasure_open_names_no_event"),
+)

@@ -1,0 +1,178 @@
+"""
+Group commit: one task takes what is waiting, writes it in one transaction, and answers after the commit.
+
+A lone write waits for nobody; under load the writes that arrive during one commit make up the next. A caller that
+goes away cancels only its own waiting: its write is carried out, or not, as if it had stayed.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from ledger.commit import commit_group
+from ledger.errors import Busy, Overloaded, Unavailable
+from ledger.writes import Environment, Outcome, Rules, Write
+
+WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
+GROUP_MAX = 512  # writes in one transaction, which bounds how long one holds the lock
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class Transactions(Protocol):
+    """An engine, as far as writing needs it."""
+
+    async def write(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Run *work* in one write transaction and commit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    environment: Environment
+    write: Write
+    answer: asyncio.Future[Outcome]
+
+
+class Writer:
+    """
+    The only task that writes.
+
+    Args:
+        store: Where transactions run.
+        rules: Limits and windows.
+        clock: Microseconds since 1970-01-01 UTC.
+    """
+
+    def __init__(self, store: Transactions, rules: Rules, clock: Callable[[], int] | None = None) -> None:
+        self._store = store
+        self._rules = rules
+        self._clock = clock or _now
+        self._waiting: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="ledger-writer")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether writes are being taken."""
+        return not (self._closing or self._task.done())
+
+    async def submit(self, environment: Environment, write: Write) -> Outcome:
+        """
+        Hand in a write and wait until it is durable or refused.
+
+        Raises:
+            LedgerError: It was not carried out.
+            Refusal: It broke a rule of metadata.
+        """
+        if not self.is_alive:
+            raise Busy("the ledger is closing; nothing was written, send the request again")
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded(len(self._waiting))
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(environment, write, answer))
+        self._arrived.set()
+        return await asyncio.shield(answer)
+
+    async def close(self) -> None:
+        """Carry out what is waiting, refuse what comes later, and end the task."""
+        self._closing = True
+        self._arrived.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            group = self._take()
+            try:
+                await self._commit(group)
+            except Exception as error:
+                # The task must outlive whatever happened, or every later write would wait for ever.
+                _logger.exception("a group of %d writes failed", len(group))
+                _fail(group, error)
+
+    def _take(self) -> list[_Waiting]:
+        """The writes at the head of the queue that belong to one environment; the others keep their order."""
+        environment = self._waiting[0].environment
+        group: list[_Waiting] = []
+        others: list[_Waiting] = []
+        while self._waiting and len(group) < GROUP_MAX:
+            waiting = self._waiting.popleft()
+            (group if waiting.environment == environment else others).append(waiting)
+        self._waiting.extendleft(reversed(others))
+        return group
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self._transact(group)
+        except Unavailable as error:
+            _fail(group, error)
+        except Exception:
+            if len(group) == 1:
+                raise
+            # One of them is more than the statements can take. Alone, each harms only itself.
+            _logger.exception("a group of %d writes failed; trying each alone", len(group))
+            for waiting in group:
+                await self._commit_alone(waiting)
+        else:
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                _answer(waiting, outcome)
+
+    async def _commit_alone(self, waiting: _Waiting) -> None:
+        try:
+            await self._commit([waiting])
+        except Exception as error:
+            _logger.exception("a write to run %s failed", waiting.write.command.run_id)
+            _fail([waiting], error)
+
+    async def _transact(self, group: Sequence[_Waiting]) -> list[Outcome | Exception]:
+        environment = group[0].environment
+        return await self._store.write(
+            partial(
+                _commit_group,
+                environment=environment,
+                writes=[waiting.write for waiting in group],
+                rules=self._rules,
+                clock=self._clock,
+            )
+        )
+
+
+def _commit_group(
+    connection: Connection,
+    environment: Environment,
+    writes: Sequence[Write],
+    rules: Rules,
+    clock: Callable[[], int],
+) -> list[Outcome | Exception]:
+    # The clock is read inside the transaction: what is recorded later is never recorded earlier.
+    return commit_group(connection, environment, writes, rules, clock())
+
+
+def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:
+    if waiting.answer.done():  # The caller went away.
+        return
+    if isinstance(outcome, Exception):
+        waiting.answer.set_exception(outcome)
+    else:
+        waiting.answer.set_result(outcome)
+
+
+def _fail(group: Sequence[_Waiting], error: Exception) -> None:
+    for waiting in group:
+        _answer(waiting, error)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

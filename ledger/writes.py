@@ -1,0 +1,259 @@
+"""What can be asked of the log, and what it answers: plain values between callers, writer and transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+from projections.lifecycle import Status
+from projections.operations import Operation
+from projections.runs import Run
+from projections.times import Microseconds
+from projections.values import JsonObject
+
+ANONYMOUS = "anonymous"
+
+ListName = Literal["operations", "parentOperations", "rootOperations"]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """
+    A tenant.
+
+    Attributes:
+        id: Its number, which comes first in every key.
+        name: As it is hashed into every event.
+    """
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """
+    Who asks.
+
+    Attributes:
+        actor: Recorded with every event.
+        on_behalf_of: The name that the caller gave besides, where the actor is an API key.
+        traceparent: W3C trace context of the request.
+    """
+
+    actor: str = ANONYMOUS
+    on_behalf_of: str | None = None
+    traceparent: str | None = None
+
+
+NOBODY = Caller()  # A caller that gives no name.
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """
+    Makes a repeated request harmless.
+
+    Attributes:
+        key: At most 255 characters, chosen by the caller, the same for every retry.
+        fingerprint: A digest of the request; another request under the same key is refused.
+    """
+
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRun:
+    """
+    Begin a run's stream.
+
+    Attributes:
+        run_id: The id it is to have.
+        task: What it executes.
+        parent: Run id of the run that starts it.
+        batch: Batch it belongs to.
+        tags: At most ten.
+        status: Its first status.
+        attempt: Its first attempt.
+        payload: What the caller handed over, as it came.
+        payload_type: How to read the payload, None for a plain JSON value.
+        metadata: Its first metadata, canonical.
+        idempotency_key: The trigger's key: within the task and until it expires it leads to this run.
+        idempotency_ttl_s: For how long, in seconds.
+    """
+
+    run_id: str
+    task: str
+    parent: str | None = None
+    batch: str | None = None
+    tags: tuple[str, ...] = ()
+    status: Status = Status.QUEUED
+    attempt: int = 1
+    payload: JsonValue = None
+    payload_type: str | None = None
+    metadata: JsonObject = field(default_factory=dict)
+    idempotency_key: str | None = None
+    idempotency_ttl_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeMetadata:
+    """
+    Change the metadata of a run and, in the same transaction, of its parent and root.
+
+    Attributes:
+        run_id: The run.
+        operations: What to do to its own metadata.
+        parent_operations: To its parent's; to its own when it has no parent.
+        root_operations: To that of the topmost run above it; to its own when there is none.
+        attempt: The attempt that makes the change, None for the run's current one.
+        expected: Versions that the run may have, None for any.
+    """
+
+    run_id: str
+    operations: Sequence[Operation] = ()
+    parent_operations: Sequence[Operation] = ()
+    root_operations: Sequence[Operation] = ()
+    attempt: int | None = None
+    expected: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeStatus:
+    """
+    Give a run another status.
+
+    Attributes:
+        run_id: The run.
+        status: The status it is to have.
+        attempt: The attempt that says so, None for the run's current one.
+        output: What the run returned.
+        error: Why it failed: `message`, and perhaps `name` and `stackTrace`.
+        expected: Versions that the run may have, None for any.
+    """
+
+    run_id: str
+    status: Status
+    attempt: int | None = None
+    output: JsonValue = None
+    error: JsonValue = None
+    expected: frozenset[int] | None = None
+
+
+Command = CreateRun | ChangeMetadata | ChangeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One request to the log: what, who, and the key that makes a retry harmless."""
+
+    command: Command
+    caller: Caller
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnappliedOperation:
+    """
+    An operation that had nothing to work on.
+
+    Attributes:
+        list: Which list of the request it stood in.
+        index: Its place there.
+        key: Its key.
+        reason: Why it could not apply.
+    """
+
+    list: ListName
+    index: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """
+    What was done, and is durable.
+
+    Attributes:
+        run: The named run after the write.
+        created: This request made the run; False for a run that existed already.
+        unapplied: Operations that had nothing to work on.
+    """
+
+    run: Run
+    created: bool = False
+    unapplied: tuple[UnappliedOperation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """
+    What was done when the same request came first; nothing was written now.
+
+    Attributes:
+        run_key: The named run's key.
+        version: Its version after that write.
+        created: That write made the run.
+        unapplied: Operations that had nothing to work on.
+    """
+
+    run_key: int
+    version: int
+    created: bool
+    unapplied: tuple[UnappliedOperation, ...]
+
+
+Outcome = Written | Replayed
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What a ledger holds its writers to.
+
+    Attributes:
+        metadata_bytes_max: Bytes of compact JSON that the metadata of a run may take.
+        late_write_s: Seconds after a run's end during which its metadata may still be changed.
+        idempotency_s: Seconds for which an idempotency key is remembered.
+        snapshot_floor_bytes: Weight of events below which no snapshot is kept.
+    """
+
+    metadata_bytes_max: int
+    late_write_s: int
+    idempotency_s: int = 7 * 86_400
+    snapshot_floor_bytes: int = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """
+    A refusal as it is kept for the history of a run; no values.
+
+    Attributes:
+        number: 1 for the run's first refusal.
+        version: The run's version when it was refused.
+        code: Such as `metadata-too-large`.
+        reason: In words.
+        key: The key it was about, None where it was about the whole.
+        size_bytes: What it would have been.
+        limit_bytes: What is allowed.
+        actor: Who asked.
+        attempt: The attempt that asked.
+        headers: Compact JSON text, as of an event.
+        recorded_at: When.
+    """
+
+    number: int
+    version: int
+    code: str
+    reason: str
+    key: str | None
+    size_bytes: int | None
+    limit_bytes: int | None
+    actor: str
+    attempt: int
+    headers: str
+    recorded_at: Microseconds

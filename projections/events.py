@@ -1,0 +1,163 @@
+"""
+Events: what was accepted and recorded. Their names and shapes are on disk for ever.
+
+An event is an operation that was accepted, or a step in the run's life, in an envelope (who, when, where in the
+log). Its data is kept as the exact text that was hashed.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter
+from pydantic.alias_generators import to_camel
+
+from projections import values
+from projections.lifecycle import Status, parse_status
+from projections.operations import (
+    AppendItem,
+    Delete,
+    Increment,
+    MetadataOperation,
+    Operation,
+    RemoveItem,
+    Set,
+    Update,
+)
+from projections.times import Microseconds
+
+AnyStatus = Annotated[Status, BeforeValidator(parse_status)]
+
+
+class _Step(BaseModel):
+    """A step in a run's life."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    event_type: ClassVar[str]
+
+
+class RunCreated(_Step):
+    """The run exists, with its first metadata. Always version 1."""
+
+    event_type: ClassVar[str] = "run.created"
+    task: str
+    parent: str | None = None
+    root: str | None = None
+    batch: str | None = None
+    tags: tuple[str, ...] = ()
+    status: AnyStatus = Status.QUEUED
+    idempotency_key: str | None = None
+    payload: JsonValue = None
+    payload_type: str | None = None
+    metadata: dict[str, JsonValue] = {}
+
+
+class RunStatusChanged(_Step):
+    """The run has another status, and perhaps an output or an error."""
+
+    event_type: ClassVar[str] = "run.status_changed"
+    status: AnyStatus
+    output: JsonValue = None
+    error: JsonValue = None
+
+
+class RunTagged(_Step):
+    """The run has these tags besides those it had."""
+
+    event_type: ClassVar[str] = "run.tagged"
+    tags: tuple[str, ...]
+
+
+Body = Operation | RunCreated | RunStatusChanged | RunTagged
+
+_BODIES: tuple[type[Body], ...] = (
+    RunCreated,
+    RunStatusChanged,
+    RunTagged,
+    Set,
+    Delete,
+    AppendItem,
+    RemoveItem,
+    Increment,
+    Update,
+)
+_ADAPTERS: dict[str, TypeAdapter[Body]] = {body.event_type: TypeAdapter(body) for body in _BODIES}
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """
+    An event that was decided and is not recorded yet.
+
+    Attributes:
+        type: Such as `metadata.set`.
+        data: Compact JSON text, stored and hashed exactly so.
+        occurred_at: The caller's clock, None where the caller named no time.
+    """
+
+    type: str
+    data: str
+    occurred_at: Microseconds | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """
+    A recorded event in its envelope.
+
+    Attributes:
+        position: Place in the environment's log.
+        run_id: The run whose stream it belongs to.
+        version: Place in that stream; the first event is version 1.
+        type: Such as `metadata.set`.
+        data: Compact JSON text.
+        actor: Who made the change.
+        attempt: The attempt of the run that made it.
+        headers: Compact JSON text: `sourceRun`, `sourceAttempt`, `onBehalfOf`, `traceparent` where they apply.
+        occurred_at: The caller's clock, None where the caller named no time.
+        recorded_at: The ledger's clock; never goes backwards within an environment.
+        hash: 32 bytes that depend on this event and all before it in the stream.
+    """
+
+    position: int
+    run_id: str
+    version: int
+    type: str
+    data: str
+    actor: str
+    attempt: int
+    headers: str
+    occurred_at: Microseconds | None
+    recorded_at: Microseconds
+    hash: bytes
+
+    @cached_property
+    def body(self) -> Body:
+        """What happened, read from the stored data."""
+        return load_body(self.type, self.data)
+
+
+def new_event(body: Body) -> NewEvent:
+    """Write down what happened, as it will be stored."""
+    if isinstance(body, MetadataOperation):
+        return NewEvent(body.event_type, _operation_data(body), body.occurred_at)
+    members: dict[str, Any] = body.model_dump(by_alias=True, mode="json")
+    if isinstance(body, RunStatusChanged):
+        members = {name: value for name, value in members.items() if value is not None}
+    return NewEvent(body.event_type, values.dump(members))
+
+
+def load_body(event_type: str, data: str) -> Body:
+    """Read what `new_event` wrote."""
+    return _ADAPTERS[event_type].validate_python(values.load(data))
+
+
+def _operation_data(operation: Operation) -> str:
+    match operation:
+        case Delete(key=key):
+            return values.dump({"key": key})
+        case Update(value=value):
+            return values.dump({"value": value})
+        case _:
+            return values.dump({"key": operation.key, "value": operation.value})

@@ -1,0 +1,172 @@
+"""
+What each operation does to metadata.
+
+`apply` says when an operation cannot apply; `evolve` and `fold` never refuse, because what they are given was
+accepted once. Nothing is changed in place: only the containers along the changed path are copied.
+
+Source: the semantics of the reference implementation, `applyMetadataOperations`.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Final, assert_never
+
+from pydantic import JsonValue
+
+from projections.errors import BadPath, OutOfBounds
+from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
+from projections.paths import Path, list_index, literal, parse_key
+from projections.size import LIST_INDEX_MAX
+from projections.values import JsonObject, equal, number
+
+
+class Absent:
+    """There is no such member: not the same as null."""
+
+
+ABSENT: Final = Absent()
+
+
+class CannotApply(Exception):
+    """Not an error: the operation has nothing to work on, as the text says, and the request goes on without it."""
+
+
+def fold(metadata: JsonObject, operations: Iterable[Operation]) -> JsonObject:
+    """Apply *operations* in order."""
+    return reduce(evolve, operations, metadata)
+
+
+def evolve(metadata: JsonObject, operation: Operation) -> JsonObject:
+    """Apply one accepted operation; where it has nothing to work on, *metadata* stays as it is."""
+    try:
+        return apply(metadata, operation)
+    except CannotApply:
+        return metadata
+
+
+def apply(metadata: JsonObject, operation: Operation) -> JsonObject:
+    """
+    Apply one operation and return the new metadata, which shares what did not change.
+
+    Raises:
+        CannotApply: `remove` on what is no list, or a path that leads nowhere.
+        BadPath: The key is one that no operation may use.
+        OutOfBounds: A sum too large for a double, or a list index past 65,535.
+    """
+    match operation:
+        case Set(key=key, value=value):
+            return _change(metadata, parse_key(key), lambda _: value)
+        case Delete(key=key):
+            return _delete(metadata, literal(key))
+        case AppendItem(key=key, value=value):
+            return _change(metadata, parse_key(key), lambda current: _appended(current, value))
+        case RemoveItem(key=key, value=value):
+            return _change(metadata, parse_key(key), lambda current: _removed(current, value))
+        case Increment(key=key, value=amount):
+            return _change(metadata, parse_key(key), lambda current: _incremented(key, current, amount))
+        case Update(value=value):
+            return value
+        case _:
+            assert_never(operation)
+
+
+def value_at(metadata: JsonObject, path: Path) -> JsonValue | Absent:
+    """The value that *path* leads to, null included, or `ABSENT`."""
+    here: JsonValue | Absent = metadata
+    for name in path.names:
+        match here:
+            case dict():
+                here = here.get(name, ABSENT)
+            case list():
+                index = list_index(name)
+                here = here[index] if index is not None and index < len(here) else ABSENT
+            case _:
+                return ABSENT
+    return here
+
+
+def _change(metadata: JsonObject, path: Path, new: Callable[[JsonValue | Absent], JsonValue]) -> JsonObject:
+    if path.literal:
+        name = path.names[0]
+        return {**metadata, name: new(metadata.get(name, ABSENT))}
+    changed = _stored(metadata, path.names, new(_current(metadata, path)))
+    assert isinstance(changed, dict)
+    return changed
+
+
+def _delete(metadata: JsonObject, path: Path) -> JsonObject:
+    return {name: value for name, value in metadata.items() if name != path.names[0]}
+
+
+def _appended(current: JsonValue | Absent, item: JsonValue) -> JsonValue:
+    if isinstance(current, list):
+        return [*current, item]
+    return [item] if isinstance(current, Absent) else [current, item]
+
+
+def _removed(current: JsonValue | Absent, item: JsonValue) -> JsonValue:
+    if not isinstance(current, list):
+        raise CannotApply("there is no list to remove from")
+    return [other for other in current if not equal(other, item)]
+
+
+def _incremented(key: str, current: JsonValue | Absent, amount: float) -> JsonValue:
+    start = current if isinstance(current, int | float) and not isinstance(current, bool) else 0
+    total = float(start) + float(amount)
+    if not math.isfinite(total):
+        raise OutOfBounds(key, "the sum is too large for a double; send it as a string, or set a new value")
+    return number(total)
+
+
+def _current(metadata: JsonObject, path: Path) -> JsonValue | Absent:
+    """
+    The value a path leads to, `ABSENT` when only its last name is missing.
+
+    Raises:
+        CannotApply: A name on the way is missing or leads into a scalar, or a null lies anywhere on the path.
+    """
+    here: JsonValue | Absent = metadata
+    for depth, name in enumerate(path.names, start=1):
+        if isinstance(here, Absent):
+            raise CannotApply(f"{_prefix(path, depth - 1)} does not exist; set it first")
+        here = _member(here, name, path, is_last=depth == len(path.names))
+        if here is None:
+            raise CannotApply(
+                f"{_prefix(path, depth)} is null, which a path cannot change; "
+                "set the top-level key by its literal name"
+            )
+    return here
+
+
+def _member(container: JsonValue, name: str, path: Path, *, is_last: bool) -> JsonValue | Absent:
+    if isinstance(container, dict):
+        return container.get(name, ABSENT)
+    if not isinstance(container, list):
+        raise CannotApply(f"the value above {name!r} is neither an object nor a list")
+    index = list_index(name)
+    if index is None:
+        if name == "length" and is_last:
+            raise BadPath(str(path), "the length of a list cannot be set; use append and remove")
+        raise CannotApply(f"{name!r} is not an index of the list")
+    if index > LIST_INDEX_MAX:
+        raise OutOfBounds(str(path), f"list index {name} is over {LIST_INDEX_MAX}", LIST_INDEX_MAX)
+    return container[index] if index < len(container) else ABSENT
+
+
+def _stored(container: JsonValue, names: tuple[str, ...], value: JsonValue) -> JsonValue:
+    """A copy of *container* with *value* at the end of *names*; gaps in a list are filled with null."""
+    if not names:
+        return value
+    name, *_ = names
+    if isinstance(container, dict):
+        return {**container, name: _stored(container.get(name), names[1:], value)}
+    assert isinstance(container, list)
+    index = int(name)
+    items = [*container, *[None] * (index + 1 - len(container))]
+    items[index] = _stored(items[index], names[1:], value)
+    return items
+
+
+def _prefix(path: Path, names: int) -> str:
+    return str(Path(path.names[:names], literal=False))

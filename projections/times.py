@@ -1,0 +1,48 @@
+"""
+Moments: whole microseconds since 1970-01-01 UTC, everywhere below the wire; ISO 8601 in UTC on it.
+
+Integers compare, store and hash alike on every engine, which dates with zones do not.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+Microseconds = int
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)")
+
+
+def parse_time(value: object) -> Microseconds:
+    """
+    Read ISO 8601 text with a zone, such as `2026-01-31T14:05:00Z`, or take a datetime that has one.
+
+    Digits beyond the microsecond are cut off.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if isinstance(value, str) and _ISO.fullmatch(value):
+        try:
+            value = datetime.fromisoformat(_six_digits(value).upper())
+        except ValueError as error:
+            raise ValueError(f"{value!r} is not a time: {error}") from error
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return (value - _EPOCH) // _MICROSECOND
+    raise ValueError("not an ISO 8601 time with a zone, such as 2026-01-31T14:05:00Z")
+
+
+def format_time(moment: Microseconds) -> str:
+    """ISO 8601 in UTC with six decimals: `2026-01-31T14:05:00.123456Z`."""
+    return f"{(_EPOCH + moment * _MICROSECOND).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def _six_digits(text: str) -> str:
+    return re.sub(r"[.,](\d+)", lambda digits: f".{digits[1]:0<6.6}", text, count=1)
+
+
+Moment = Annotated[Microseconds, BeforeValidator(parse_time)]
