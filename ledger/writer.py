@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection
-
-from ledger.commit import commit_group
+from ledger.commit import Transaction, commit_group
 from ledger.errors import Busy, Overloaded, Unavailable
 from ledger.writes import Environment, Outcome, Rules, Write
 
@@ -30,7 +28,7 @@ _Result = TypeVar("_Result")
 class Transactions(Protocol):
     """An engine, as far as writing needs it."""
 
-    async def write(self, work: Callable[[Connection], _Result]) -> _Result:
+    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """Run *work* in one write transaction and commit it."""
 
 
@@ -94,6 +92,8 @@ class Writer:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            # Requests that have arrived already are read first, so that they share this group's sync.
+            await asyncio.sleep(0)
             group = self._take()
             try:
                 await self._commit(group)
@@ -150,14 +150,14 @@ class Writer:
 
 
 def _commit_group(
-    connection: Connection,
+    transaction: Transaction,
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
     clock: Callable[[], int],
 ) -> list[Outcome | Exception]:
     # The clock is read inside the transaction: what is recorded later is never recorded earlier.
-    return commit_group(connection, environment, writes, rules, clock())
+    return commit_group(transaction, environment, writes, rules, clock())
 
 
 def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:

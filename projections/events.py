@@ -7,7 +7,7 @@ log). Its data is kept as the exact text that was hashed.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter
 from pydantic.alias_generators import to_camel
@@ -85,8 +85,7 @@ _BODIES: tuple[type[Body], ...] = (
 _ADAPTERS: dict[str, TypeAdapter[Body]] = {body.event_type: TypeAdapter(body) for body in _BODIES}
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """
     An event that was decided and is not recorded yet.
 
