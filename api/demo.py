@@ -25,7 +25,7 @@ from api.cli import event_cells, table_of
 from api.client import Failed, path_of, without_controls
 from projections import values
 
-REPORT_EVERY_S = 0.1  # seconds between two reports of the job
+REPORT_EVERY_S = 0.05  # seconds between two reports of the job
 LARGEST_FILES = 5  # files that the job names as the largest
 STOP_S = 15  # seconds that it gets to stop
 ROWS_SHOWN = 4  # rows of the history, from its beginning and from its end
@@ -155,7 +155,7 @@ class _Report:
         self._done += 1
         for counter, amount in (("files", 1), ("lines", lines), ("bytes", len(content))):
             self._new[counter] += amount
-        self._largest = sorted([*self._largest, (lines, name.as_posix())], reverse=True)[:LARGEST_FILES]
+        self._largest = sorted([*self._largest, (len(content), name.as_posix())], reverse=True)[:LARGEST_FILES]
         if time.monotonic() - self._last >= REPORT_EVERY_S:
             self._send("running", f"read {name.as_posix()}")
 
@@ -185,7 +185,7 @@ class _Report:
             if amount
         ]
         if self._largest != self._told:
-            largest = [{"file": name, "lines": lines} for lines, name in self._largest]
+            largest = [{"file": name, "bytes": size} for size, name in self._largest]
             operations.append({"type": "set", "key": "largest", "value": largest})
             self._told = self._largest
         body = {"operations": operations, "actor": "demo-job"}
@@ -206,7 +206,7 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
     last = _answer(http.get(history, params={"limit": ROWS_SHOWN, "order": "desc"}))["data"]
     skipped = current["version"] - len(first) - len(last)
     gap = [("", "", "", "", f"... {skipped} more")] if skipped > 0 else []
-    rows = [*map(event_cells, first), *gap, *map(event_cells, reversed(last))]
+    rows = [*map(_cells, first), *gap, *map(_cells, reversed(last))]
     console.print(f"\nIts history, {current['version']} versions:", style="bold", highlight=False)
     console.print(table_of(("version", "recorded", "actor", "event", "what"), rows))
 
@@ -224,6 +224,12 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
         console.print(f"  {command}", highlight=False, soft_wrap=True)
     if keep:
         console.print(f"  curl {url}{path_of(run_id)}", highlight=False, soft_wrap=True)
+
+
+def _cells(event: dict[str, Any]) -> tuple[str, ...]:
+    """As in the history, without the date: it is today's."""
+    version, recorded, *rest = event_cells(event)
+    return (version, recorded.split(" ")[1], *rest)
 
 
 def _post(http: httpx2.Client, path: str, body: dict[str, Any]) -> Any:
