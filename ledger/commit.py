@@ -270,14 +270,15 @@ class Group:
         own = self._named(command.run_id, command.expected)
         attempt = command.attempt or own.run.attempt
         self._refuse_late(own, attempt, caller)
-        lists: list[tuple[Head, _Target]] = [
-            (own, ("operations", command.operations)),
-            (self._above(own, own.parent_key), ("parentOperations", command.parent_operations)),
-            (self._above(own, own.root_key), ("rootOperations", command.root_operations)),
+        lists: list[tuple[int | None, _Target]] = [
+            (own.key, ("operations", command.operations)),
+            (own.parent_key, ("parentOperations", command.parent_operations)),
+            (own.root_key, ("rootOperations", command.root_operations)),
         ]
         by_head: dict[int, tuple[Head, list[_Target]]] = {}
-        for head, target in lists:
-            if target[1]:
+        for key, target in lists:
+            if target[1]:  # Parent and root were read only if there is something to do to them.
+                head = self._above(own, key)
                 by_head.setdefault(head.key, (head, []))[1].append(target)
         decided = [
             (head, targets, self._decide(head, targets, own, attempt, caller))
