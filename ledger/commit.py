@@ -233,7 +233,11 @@ class Group:
         if command.parent is not None and parent is None:
             raise UnknownParent(command.parent)
         snapshot = Snapshot.of(command.metadata, 1)
-        check(snapshot, self._rules.metadata_bytes_max)
+        try:
+            check(snapshot, self._rules.metadata_bytes_max)
+        except Refusal as refusal:
+            refusal.run_id = command.run_id
+            raise
         body = RunCreated(
             task=command.task,
             parent=None if parent is None else parent.run.id,
