@@ -221,7 +221,7 @@ def _prepare_file(path: Path, url: URL) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Two processes that switch a new file at once lock each other out, and there SQLite's own wait is not used."""
+    """Switch a file to WAL, again and again: where two processes do it at once, SQLite gives up without waiting."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
