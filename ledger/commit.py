@@ -265,7 +265,7 @@ class Group:
         )
         self._keep_head(head)
         self._new[head.key] = head
-        if command.idempotency_key is not None:
+        if command.idempotency_key is not None and command.idempotency_ttl_s > 0:
             self._by_idempotency_key[command.task, command.idempotency_key] = head
         self._record(head, 0, [new_event(body)], command.attempt, caller.actor, _headers(caller))
         return Written(head.run, created=True)
