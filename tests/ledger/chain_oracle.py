@@ -56,7 +56,9 @@ def check_file(path: Path) -> int:
             ORDER BY environment_id, position
             """
         ).fetchall()
-        heads = connection.execute("SELECT environment_id, run_key, version, hash, updated_at FROM runs").fetchall()
+        heads = connection.execute(
+            "SELECT environment_id, run_key, version, hash, updated_at FROM runs"
+        ).fetchall()
         logs = connection.execute("SELECT environment_id, last_position, last_recorded_at FROM logs").fetchall()
         in_all = connection.execute("SELECT count(*) FROM events").fetchone()[0]
     assert in_all == len(rows)
@@ -66,7 +68,9 @@ def check_file(path: Path) -> int:
     for row in rows:
         environment, run = row["environment_id"], (row["environment_id"], row["run_key"])
         version, previous, _ = last.get(run, (0, bytes(32), 0))
-        assert row["version"] == version + 1, f"run {row['run_id']} goes from version {version} to {row['version']}"
+        assert row["version"] == version + 1, (
+            f"run {row['run_id']} goes from version {version} to {row['version']}"
+        )
         assert row["position"] == positions.get(environment, 0) + 1, f"a hole before position {row['position']}"
         assert row["recorded_at"] >= recorded.get(environment, 0), f"time goes back at position {row['position']}"
         commitment = row["commitment"] or expected_commitment(row["salt"], row["data"])

@@ -93,7 +93,10 @@ async def versions(log: Log, run_id: str) -> list[tuple[int, str, Any]]:
 
 
 def fields_of(error: Refusal) -> dict[str, Any]:
-    return {"type": type(error).__name__, **{name: value for name, value in vars(error).items() if value is not None}}
+    return {
+        "type": type(error).__name__,
+        **{name: value for name, value in vars(error).items() if value is not None},
+    }
 
 
 __all__ = [

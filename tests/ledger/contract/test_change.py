@@ -80,7 +80,12 @@ async def test_every_event_carries_its_envelope(log: Log, clock: Clock) -> None:
 async def test_what_changes_nothing_is_an_event_all_the_same(log: Log) -> None:
     await create(log, "run_1", metadata={"a": [1]})
     answer = await change(
-        log, "run_1", Set(key="a", value=[1]), Delete(key="b"), RemoveItem(key="a", value=9), Increment(key="n", value=0)
+        log,
+        "run_1",
+        Set(key="a", value=[1]),
+        Delete(key="b"),
+        RemoveItem(key="a", value=9),
+        Increment(key="n", value=0),
     )
     assert answer == Changed(Snapshot.of({"a": [1], "n": 0}, 5), ())
     assert len(await events(log, "run_1")) == 5
@@ -253,12 +258,18 @@ async def test_expected_versions_are_judged_for_the_run_named(log: Log, database
     await change(log, "parent", Set(key="a", value=1))
     up = [Set(key="b", value=1)]
     for expected in ({1}, {7, 1, 9}):
-        assert (await change(log, "run_1", parent_operations=up, expected=frozenset(expected))).snapshot.version == 1
+        assert (
+            await change(log, "run_1", parent_operations=up, expected=frozenset(expected))
+        ).snapshot.version == 1
     before = database.counts()
     for stale in ({2}, {0}, {2, 3}, set[int]()):
         with pytest.raises(WrongExpectedVersion) as refused:
             await change(log, "run_1", Set(key="c", value=1), expected=frozenset(stale))
-        assert (refused.value.run_id, refused.value.expected, refused.value.actual) == ("run_1", frozenset(stale), 1)
+        assert (refused.value.run_id, refused.value.expected, refused.value.actual) == (
+            "run_1",
+            frozenset(stale),
+            1,
+        )
     assert database.counts() == before
 
 
@@ -274,17 +285,36 @@ async def test_only_one_of_many_writers_that_expect_the_same_version_succeeds(lo
     assert log.current("run_1").version == 6
 
 
-ODD_TEXTS = ["\0", "a\0b", "\x7f\x80\x9f", "\u2028\u2029", "𝄞", "\u00e9", "e\u0301", "' OR 1=1 --", '"\\', "\ufeff", "__proto__x"]
+ODD_TEXTS = [
+    "\0",
+    "a\0b",
+    "\x7f\x80\x9f",
+    "\u2028\u2029",
+    "𝄞",
+    "\u00e9",
+    "e\u0301",
+    "' OR 1=1 --",
+    '"\\',
+    "\ufeff",
+    "__proto__x",
+]
 
 
 async def test_odd_texts_come_back_as_they_were_sent(log: Log) -> None:
     metadata = {f"k{text}": [text, {text: text}] for text in ODD_TEXTS}
     for index, text in enumerate(ODD_TEXTS):
         await create(log, f"run_{index}", task=text or "t", tags=(text,), batch=text, payload=text)
-        await change(log, f"run_{index}", Update(value=metadata), Set(key=text, value=text), caller=Caller(actor=text))
+        await change(
+            log, f"run_{index}", Update(value=metadata), Set(key=text, value=text), caller=Caller(actor=text)
+        )
     for index, text in enumerate(ODD_TEXTS):
         details = await log.run(f"run_{index}")
-        assert (details.run.task, details.run.tags, details.run.batch, details.payload) == (text, (text,), text, text)
+        assert (details.run.task, details.run.tags, details.run.batch, details.payload) == (
+            text,
+            (text,),
+            text,
+            text,
+        )
         assert details.run.snapshot.metadata == {**metadata, text: text}
         assert (await log.metadata(f"run_{index}", version=2)).metadata == metadata
         assert [event.actor for event in await events(log, f"run_{index}")] == ["anonymous", text, text]

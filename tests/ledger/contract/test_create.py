@@ -147,9 +147,15 @@ async def test_creates_of_one_id_raced_in_one_group_make_one_run(log: Log, datab
 
 
 async def test_a_run_may_be_changed_in_the_group_that_makes_it(log: Log) -> None:
-    await asyncio.gather(create(log, "run_1"), *(change(log, "run_1", Increment(key="n", value=1)) for _ in range(9)))
+    await asyncio.gather(
+        create(log, "run_1"), *(change(log, "run_1", Increment(key="n", value=1)) for _ in range(9))
+    )
     assert log.current("run_1") == Current('{"n":9}', 10, 7)
-    assert [(await log.metadata("run_1", version=version)).text for version in (1, 2, 9)] == ["{}", '{"n":1}', '{"n":8}']
+    assert [(await log.metadata("run_1", version=version)).text for version in (1, 2, 9)] == [
+        "{}",
+        '{"n":1}',
+        '{"n":8}',
+    ]
 
 
 @pytest.mark.parametrize("size", [4_095, 4_096])
@@ -182,7 +188,9 @@ async def test_first_metadata_may_be_nested_64_deep_and_no_deeper(log: Log) -> N
 ODD_IDS = ["a", "A" * 128, "run.1", "a_b", "user@host", "1+1=2", "..", "--", "a:b", "0", "=", "RUN", "run"]
 
 
-@pytest.mark.parametrize("run_id", ["", "a" * 129, "a b", "a/b", "a\0b", "ü", "a\n", "\ud800", "a'b", "%61", "a?b"])
+@pytest.mark.parametrize(
+    "run_id", ["", "a" * 129, "a b", "a/b", "a\0b", "ü", "a\n", "\ud800", "a'b", "%61", "a?b"]
+)
 async def test_an_id_outside_the_alphabet_is_refused(log: Log, database: Database, run_id: str) -> None:
     with pytest.raises(ValueError, match="cannot be a run's id"):
         CreateRun(run_id=run_id, task="t")

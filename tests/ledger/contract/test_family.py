@@ -105,7 +105,9 @@ BIG = "x" * 4_000
 
 
 @pytest.mark.parametrize("full", ["run", "parent", "root"])
-async def test_one_of_the_three_too_large_refuses_all_and_names_it(log: Log, database: Database, full: str) -> None:
+async def test_one_of_the_three_too_large_refuses_all_and_names_it(
+    log: Log, database: Database, full: str
+) -> None:
     await family(log)
     await change(log, full, Set(key="big", value=BIG))
     before = [log.current(run_id) for run_id in ("run", "parent", "root")]
@@ -206,6 +208,8 @@ async def test_deep_family_trees_reach_parent_and_root(log: Log) -> None:
     for depth, run_id in enumerate(ids):
         await create(log, run_id, parent=ids[depth - 1] if depth else None)
     one = [Increment(key="n", value=1)]
-    await asyncio.gather(*(change(log, run_id, *one, parent_operations=one, root_operations=one) for run_id in ids))
+    await asyncio.gather(
+        *(change(log, run_id, *one, parent_operations=one, root_operations=one) for run_id in ids)
+    )
     totals = [(await log.metadata(run_id)).metadata["n"] for run_id in ids]
     assert totals == [1 + 119 + 1 + 1 + 1, *[2] * 118, 1]
