@@ -118,7 +118,7 @@ class TriggerOptions(_Wire):
     payload_type: str | None = Field(default=None, max_length=NAME_CHARACTERS_MAX)
     metadata: Object | None = None
     tags: Tags = ()
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048)] | None = None
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048, pattern=r"^[^\x00]*$")] | None = None
     idempotency_key_ttl: Duration | None = Field(
         default=IDEMPOTENCY_TTL_S_DEFAULT, validation_alias="idempotencyKeyTTL"
     )

@@ -233,7 +233,11 @@ class Group:
         if command.parent is not None and parent is None:
             raise UnknownParent(command.parent)
         snapshot = Snapshot.of(command.metadata, 1)
-        check(snapshot, self._rules.metadata_bytes_max)
+        try:
+            check(snapshot, self._rules.metadata_bytes_max)
+        except Refusal as refusal:
+            refusal.run_id = command.run_id
+            raise
         body = RunCreated(
             task=command.task,
             parent=None if parent is None else parent.run.id,
@@ -261,7 +265,7 @@ class Group:
         )
         self._keep_head(head)
         self._new[head.key] = head
-        if command.idempotency_key is not None:
+        if command.idempotency_key is not None and command.idempotency_ttl_s > 0:
             self._by_idempotency_key[command.task, command.idempotency_key] = head
         self._record(head, 0, [new_event(body)], command.attempt, caller.actor, _headers(caller))
         return Written(head.run, created=True)
@@ -270,14 +274,15 @@ class Group:
         own = self._named(command.run_id, command.expected)
         attempt = command.attempt or own.run.attempt
         self._refuse_late(own, attempt, caller)
-        lists: list[tuple[Head, _Target]] = [
-            (own, ("operations", command.operations)),
-            (self._above(own, own.parent_key), ("parentOperations", command.parent_operations)),
-            (self._above(own, own.root_key), ("rootOperations", command.root_operations)),
+        lists: list[tuple[int | None, _Target]] = [
+            (own.key, ("operations", command.operations)),
+            (own.parent_key, ("parentOperations", command.parent_operations)),
+            (own.root_key, ("rootOperations", command.root_operations)),
         ]
         by_head: dict[int, tuple[Head, list[_Target]]] = {}
-        for head, target in lists:
-            if target[1]:
+        for key, target in lists:
+            if target[1]:  # Parent and root were read only if there is something to do to them.
+                head = self._above(own, key)
                 by_head.setdefault(head.key, (head, []))[1].append(target)
         decided = [
             (head, targets, self._decide(head, targets, own, attempt, caller))

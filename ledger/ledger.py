@@ -8,6 +8,7 @@ The ledger: open a database, then work on one environment's log.
     log.current("run_1").metadata
 """
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
 LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the last flush of a run
+
+_ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +174,17 @@ class Ledger:
         The log of an environment, which is made when it is first named.
 
         Args:
-            environment: A name such as `dev`; lower-case letters, digits and hyphens.
+            environment: A name such as `dev`: at most 32 lower-case letters, digits and hyphens, a letter first.
+
+        Raises:
+            ValueError: No name for an environment.
+            Unavailable: It is new, and nothing can be written; try again.
         """
+        if not _ENVIRONMENT.fullmatch(environment):
+            raise ValueError(
+                f"{environment!r} cannot name an environment; "
+                "use at most 32 lower-case letters, digits and hyphens, a letter first"
+            )
         known = self._environments.get(environment)
         if known is None:
             async with self._store.reading() as reader:

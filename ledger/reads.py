@@ -79,7 +79,7 @@ class RunDetails:
 async def head(reader: Reader, environment_id: int, run_id: str) -> Head:
     """The head of a run."""
     row = await reader.row(statements.HEADS, environment_id=environment_id, values=values.dump([run_id]))
-    if row is None:
+    if row is None or row["run_id"] != run_id:  # SQLite looks an id up to its first NUL only.
         raise RunNotFound(run_id)
     return read_head(row)
 

@@ -12,9 +12,10 @@ WAL with `synchronous=FULL`: a commit returns after the log is synced, and reade
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -27,9 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from ledger import statements
 from ledger.commit import Transaction
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
-from ledger.migrate import upgrade
+from ledger.migrate import refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
+WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
 READERS_MAX = 4  # connections for reads that are not answered on the spot
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
@@ -38,7 +40,6 @@ _WAL_RESET_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
@@ -63,6 +64,7 @@ class SqliteStore:
         self._thread = thread
         self._writer: sqlite3.Connection | None = None
         self._readers = readers
+        self._closed = False
         self._point = _connect(path)
         self._point.execute("PRAGMA query_only = ON")
 
@@ -86,7 +88,7 @@ class SqliteStore:
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         _warn_about_old_sqlite()
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, _migrate, url)
+            await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
             return cls(path, thread, readers)
         except (DBAPIError, sqlite3.Error) as error:
             thread.shutdown()
@@ -97,6 +99,9 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Close every connection. The last one of all processes folds the log back into the file."""
+        if self._closed:
+            return
+        self._closed = True
         self._point.close()
         await self._readers.dispose()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
@@ -116,6 +121,7 @@ class SqliteStore:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["Reader"]:
         """A consistent view of the database for as long as the block lasts."""
+        self._refuse_closed()
         try:
             async with self._readers.connect() as connection, connection.begin():
                 yield Reader(connection)
@@ -124,6 +130,7 @@ class SqliteStore:
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
+        self._refuse_closed()
         try:
             row: tuple[str, int, int] | None = self._point.execute(
                 _text(statements.CURRENT), {"environment_id": environment_id, "run_id": run_id}
@@ -131,6 +138,10 @@ class SqliteStore:
         except sqlite3.Error as error:
             _translate(error)
         return row
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Busy("the ledger is closed; open it again")
 
     def _transact(self, work: Callable[[Transaction], _Result]) -> _Result:
         try:
@@ -199,6 +210,28 @@ def _text(statement: ClauseElement) -> str:
         if isinstance(constant, int):  # SQLAlchemy passes OFFSET 0 as a parameter of its own.
             text = text.replace(f":{name}", str(constant))
     return text
+
+
+def _prepare_file(path: Path, url: URL) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+        # Before anything is written: WAL is a mark in the file that another program may not want.
+        refuse_foreign(name for (name,) in connection.execute("SELECT name FROM sqlite_master"))
+        _switch_to_wal(connection)
+    _migrate(url)
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch a file to WAL, again and again: where two processes do it at once, SQLite gives up without waiting."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
 
 
 def _migrate(url: URL) -> None:
