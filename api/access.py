@@ -12,8 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import Problem
 
-LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-
 
 class OpenAccess:
     """
@@ -47,20 +45,19 @@ def is_loopback(host: str) -> bool:
 
 
 def _judge(scope: Scope) -> Problem | None:
-    host = b""
+    hosts = []
     for name, value in scope["headers"]:
         if name == b"host":
-            host = value
+            hosts.append(value.decode("latin-1"))
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
             return _refusal(
                 400,
                 "forwarded",
                 f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
             )
-    if _without_port(host) not in LOOPBACK_NAMES:
-        return _refusal(
-            421, "foreign-host", f"the Host header is {host.decode('latin-1')!r}, not a name of this machine"
-        )
+    if not hosts or not all(is_loopback(_without_port(host)) for host in hosts):
+        named = ", ".join(hosts)
+        return _refusal(421, "foreign-host", f"the Host header is {named!r}, not a name of this machine")
     return None
 
 
@@ -69,6 +66,6 @@ def _refusal(status: int, code: str, what: str) -> Problem:
     return Problem(status, code, "The request came from elsewhere", detail)
 
 
-def _without_port(host: bytes) -> bytes:
-    name, colon, port = host.rpartition(b":")
-    return (name if colon and port.isdigit() else host).lower()
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host).lower()

@@ -22,6 +22,7 @@ from projections.size import (
 
 NAME_CHARACTERS_MAX = 256  # characters of a task, an actor and other names
 IDEMPOTENCY_TTL_S_DEFAULT = 30 * 86_400  # seconds; the SDK's documentation: keys are kept for 30 days
+IDEMPOTENCY_TTL_S_MAX = 10 * 365 * 86_400  # seconds; ten years, so that the moment it ends can be stored
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -78,7 +79,10 @@ def _ttl(value: object) -> int:
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("must be a duration such as 60s, 15m, 24h or 7d")
-    return int(found[1]) * _SECONDS[found[2]]
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > IDEMPOTENCY_TTL_S_MAX:
+        raise _past_a_bound(f"is {seconds:,} seconds, at most {IDEMPOTENCY_TTL_S_MAX:,} are allowed")
+    return seconds
 
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
@@ -139,6 +143,15 @@ class RunError(_Wire):
     name: str | None = None
     stack_trace: str | None = None
 
+    def members(self) -> values.JsonObject:
+        """As it is stored."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def _error_bounds(error: RunError) -> RunError:
+    _payload(error.members())
+    return error
+
 
 class NewStatus(_Wire):
     """Give a run another status."""
@@ -146,14 +159,12 @@ class NewStatus(_Wire):
     status: AnyStatus
     attempt: Attempt | None = None
     output: Payload = None
-    error: Annotated[RunError, BeforeValidator(_error)] | None = None
+    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error)] | None = None
     actor: Name | None = None
 
     def error_members(self) -> JsonValue:
         """The error as it is stored."""
-        if self.error is None:
-            return None
-        return _payload(self.error.model_dump(by_alias=True, exclude_none=True))
+        return None if self.error is None else self.error.members()
 
 
 class MetadataChange(_Wire):
@@ -177,7 +188,7 @@ class MetadataChange(_Wire):
         count = len(self.operations) + len(self.parent_operations) + len(self.root_operations)
         if count > OPERATIONS_MAX:
             raise _past_a_bound(
-                f"a request has at most {OPERATIONS_MAX} operations over its three lists, this has {count}"
+                f"has {count} operations over its three lists, at most {OPERATIONS_MAX} are allowed"
             )
 
 

@@ -19,6 +19,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d(:?\d\d)?$)")
@@ -40,12 +41,14 @@ def run_id_of(request: Request) -> str:
 
 
 def headers_of(request: Request) -> dict[str, str]:
-    """The headers by lower-case name, decoded once a request; of repeated ones the last."""
+    """The headers by lower-case name, decoded once a request; repeated ones are one list (RFC 9110, 5.3)."""
     scope = request.scope
     headers: dict[str, str] | None = scope.get("run_ledger.headers")
     if headers is None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        scope["run_ledger.headers"] = headers
+        headers = scope["run_ledger.headers"] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
@@ -66,8 +69,8 @@ async def read_bytes(request: Request) -> bytes:
     if encoding.lower() != "identity":
         raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
     declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
-        raise _too_long(int(declared))
+    if declared.isdecimal() and int(declared[:20]) > BODY_BYTES_MAX:
+        raise _too_long(int(declared[:20]))
     chunks = []
     length = 0
     async for chunk in request.stream():
@@ -89,6 +92,7 @@ async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, Id
         BadJson: It is not strict JSON.
         ValidationError: It says something impossible.
     """
+    check_query(request, frozenset())
     body = await read_bytes(request)
     parsed = adapter.validate_python(values.parse(body))
     return parsed, idempotency_key(request, body)
@@ -126,7 +130,7 @@ def expected_versions(request: Request) -> frozenset[int] | None:
     tags = _entity_tags(request, "if-match")
     if tags is None:
         return None
-    return frozenset(int(tag) for weak, tag in tags if not weak and tag.isdecimal())
+    return frozenset(int(tag) for weak, tag in tags if not weak and _VERSION.fullmatch(tag))
 
 
 def has_version(request: Request, version: int) -> bool:

@@ -85,7 +85,7 @@ async def test_every_table_begins_its_key_with_the_environment(ledger: Ledger, d
 
 async def test_head_is_the_newest_migration(ledger: Ledger, database: Database) -> None:
     newest = max(path.name.split("_")[0] for path in (migrate.FOLDER / "versions").glob("[0-9]*.py"))
-    assert migrate.HEAD == newest
+    assert newest == migrate.HEAD
     assert database.rows("SELECT * FROM alembic_version") == [{"version_num": newest}]
 
 
