@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.problems import Problem
 
 
+OPEN_ENVIRONMENT = "dev"  # The one environment that an open ledger serves.
+
+
 class OpenAccess:
     """
     The rules of an open ledger, in front of *app*.

@@ -58,16 +58,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.", min=0, max=65_535)] = 8420,
     database_url: DatabaseUrl = None,
-    environment: EnvironmentName = None,
 ) -> None:
     """Serve the ledger over HTTP. Prints the address when it is ready; Ctrl-C stops it."""
     from api.server import serve as run_server  # noqa: PLC0415 - Other commands need no server.
 
-    settings = load_settings(database_url=database_url, environment=environment)
+    settings = load_settings(database_url=database_url)
 
     def ready(url: str) -> None:
         print(
-            f"Run Ledger is ready at {url} ({settings.database_url}, environment {settings.environment})",
+            f"Run Ledger is ready at {url} ({settings.database_url})",
             flush=True,
         )
 
@@ -255,6 +254,8 @@ def _run(
     work: Callable[[Client], Coroutine[Any, Any, None]], database_url: str | None, environment: str | None
 ) -> None:
     settings = load_settings(database_url=database_url, environment=environment)
+    if settings.url is not None and database_url is not None:
+        raise BadSettings("--database-url names a database and RUN_LEDGER_URL a server; leave one of them out")
     asyncio.run(_connected(settings, work))
 
 

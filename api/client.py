@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx2
 from sqlalchemy import make_url
 
+from api.access import OPEN_ENVIRONMENT
 from api.app import create_app
 from api.settings import Settings
 from ledger.ledger import Ledger
@@ -85,6 +86,11 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
         UnusableDatabase: It cannot be opened.
     """
     if settings.url is not None:
+        if settings.environment != OPEN_ENVIRONMENT:
+            raise Failed(
+                f"a server without API keys serves the environment {OPEN_ENVIRONMENT} only, not "
+                f"{settings.environment}; leave out --environment, or RUN_LEDGER_URL to use the database itself"
+            )
         async with httpx2.AsyncClient(base_url=settings.url, timeout=TIMEOUT_S) as http:
             yield Client(http)
         return

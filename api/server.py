@@ -8,7 +8,7 @@ from collections.abc import Callable
 import uvicorn
 import uvloop
 
-from api.access import is_loopback
+from api.access import OPEN_ENVIRONMENT, is_loopback
 from api.app import create_app
 from api.settings import BadSettings, Settings
 from ledger.ledger import Ledger
@@ -73,7 +73,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         metadata_bytes_max=settings.metadata_bytes_max,
         late_write_s=settings.late_write_s,
     )
-    app = create_app(ledger, await ledger.log(settings.environment))
+    app = create_app(ledger, await ledger.log(OPEN_ENVIRONMENT))
     config = uvicorn.Config(
         app,
         loop="none",
