@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import Problem
 
-
 OPEN_ENVIRONMENT = "dev"  # The one environment that an open ledger serves.
 
 

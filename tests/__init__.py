@@ -1,1 +1,1 @@
-"""The tests, by distance from the database: projections, ledger, api."""
+"""Tests of Run Ledger, in folders by package."""
