@@ -41,7 +41,8 @@ def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bo
         case Delete(key=key):
             return path.overlaps(literal(key))
         case MetadataOperation():
-            return path.overlaps(parse_key(body.key))
+            # A far list index fills the gap with nulls, which changes items that the key does not name.
+            return path.overlaps(parse_key(body.key)) or not _same(value_at(before, path), value_at(after, path))
         case _:
             return False
 

@@ -56,19 +56,31 @@ def apply(metadata: JsonObject, operation: Operation) -> JsonObject:
     """
     match operation:
         case Set(key=key, value=value):
-            return _change(metadata, parse_key(key), lambda _: value)
+            return _change(metadata, key, lambda _: value)
         case Delete(key=key):
             return _delete(metadata, literal(key))
         case AppendItem(key=key, value=value):
-            return _change(metadata, parse_key(key), lambda current: _appended(current, value))
+            return _change(metadata, key, lambda current: _appended(current, value))
         case RemoveItem(key=key, value=value):
-            return _change(metadata, parse_key(key), lambda current: _removed(current, value))
+            return _change(metadata, key, lambda current: _removed(current, value))
         case Increment(key=key, value=amount):
-            return _change(metadata, parse_key(key), lambda current: _incremented(key, current, amount))
+            return _change(metadata, key, lambda current: _incremented(key, current, amount))
         case Update(value=value):
             return value
         case _:
             assert_never(operation)
+
+
+def gap(metadata: JsonObject, operation: Operation) -> int:
+    """How many nulls *operation* fills in below the list index that its key names."""
+    if isinstance(operation, Delete | RemoveItem | Update):
+        return 0
+    path = parse_key(operation.key)
+    index = list_index(path.names[-1])
+    if path.literal or index is None:
+        return 0
+    container = value_at(metadata, Path(path.names[:-1], literal=False))
+    return max(0, index - len(container)) if isinstance(container, list) else 0
 
 
 def value_at(metadata: JsonObject, path: Path) -> JsonValue | Absent:
@@ -86,11 +98,12 @@ def value_at(metadata: JsonObject, path: Path) -> JsonValue | Absent:
     return here
 
 
-def _change(metadata: JsonObject, path: Path, new: Callable[[JsonValue | Absent], JsonValue]) -> JsonObject:
+def _change(metadata: JsonObject, key: str, new: Callable[[JsonValue | Absent], JsonValue]) -> JsonObject:
+    path = parse_key(key)
     if path.literal:
         name = path.names[0]
         return {**metadata, name: new(metadata.get(name, ABSENT))}
-    changed = _stored(metadata, path.names, new(_current(metadata, path)))
+    changed = _stored(metadata, path.names, new(_current(metadata, path, key)))
     assert isinstance(changed, dict)
     return changed
 
@@ -119,7 +132,7 @@ def _incremented(key: str, current: JsonValue | Absent, amount: float) -> JsonVa
     return number(total)
 
 
-def _current(metadata: JsonObject, path: Path) -> JsonValue | Absent:
+def _current(metadata: JsonObject, path: Path, key: str) -> JsonValue | Absent:
     """
     The value a path leads to, `ABSENT` when only its last name is missing.
 
@@ -130,7 +143,7 @@ def _current(metadata: JsonObject, path: Path) -> JsonValue | Absent:
     for depth, name in enumerate(path.names, start=1):
         if isinstance(here, Absent):
             raise CannotApply(f"{_prefix(path, depth - 1)} does not exist; set it first")
-        here = _member(here, name, path, is_last=depth == len(path.names))
+        here = _member(here, name, key, is_last=depth == len(path.names))
         if here is None:
             raise CannotApply(
                 f"{_prefix(path, depth)} is null, which a path cannot change; "
@@ -139,7 +152,7 @@ def _current(metadata: JsonObject, path: Path) -> JsonValue | Absent:
     return here
 
 
-def _member(container: JsonValue, name: str, path: Path, *, is_last: bool) -> JsonValue | Absent:
+def _member(container: JsonValue, name: str, key: str, *, is_last: bool) -> JsonValue | Absent:
     if isinstance(container, dict):
         return container.get(name, ABSENT)
     if not isinstance(container, list):
@@ -147,10 +160,10 @@ def _member(container: JsonValue, name: str, path: Path, *, is_last: bool) -> Js
     index = list_index(name)
     if index is None:
         if name == "length" and is_last:
-            raise BadPath(str(path), "the length of a list cannot be set; use append and remove")
+            raise BadPath(key, "the length of a list cannot be set; use append and remove")
         raise CannotApply(f"{name!r} is not an index of the list")
     if index > LIST_INDEX_MAX:
-        raise OutOfBounds(str(path), f"list index {name} is over {LIST_INDEX_MAX}", LIST_INDEX_MAX)
+        raise OutOfBounds(key, f"list index {name} is over {LIST_INDEX_MAX}", LIST_INDEX_MAX)
     return container[index] if index < len(container) else ABSENT
 
 

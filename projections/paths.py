@@ -19,7 +19,7 @@ from projections.errors import BadPath
 FORBIDDEN_LITERAL = "__proto__"
 FORBIDDEN_NAMES = frozenset({"__proto__", "constructor", "prototype"})
 
-_SLICE = re.compile(r"\[\d*:(-?\d+)?\]")
+_SLICE = re.compile(r"\[[0-9]*:(-?[0-9]+)?\]")
 _NAME_BREAKS = re.compile(r"""[.\[\]'"\\]""")
 _INDEX = re.compile(r"0|[1-9][0-9]*")
 

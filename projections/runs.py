@@ -65,7 +65,7 @@ def created(run_id: str, body: RunCreated, snapshot: Snapshot, attempt: int, at:
         status=body.status,
         status_version=1,
         attempt=attempt,
-        tags=body.tags,
+        tags=tuple(dict.fromkeys(body.tags)),
         idempotency_key=body.idempotency_key,
         snapshot=snapshot,
         created_at=at,

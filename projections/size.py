@@ -12,6 +12,7 @@ BODY_BYTES_MAX = 2_097_152  # bytes of one request; the reference server's bound
 OPERATIONS_MAX = 10_000  # operations in one request, over its three lists
 KEY_BYTES_MAX = 1_024  # bytes of UTF-8
 LIST_INDEX_MAX = 65_535  # a path may not build a longer list by naming a far index
+LIST_GAPS_MAX = 65_535  # nulls that one request may fill in; they take memory before the size is known
 TAGS_MAX = 10  # tags of one run; the reference server's bound
 TAG_CHARACTERS_MAX = 128  # characters; the reference server's bound
 PAYLOAD_BYTES_MAX = 524_288  # bytes of a payload or an output; larger ones are uploaded by the reference's SDK

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from projections import values
 from projections.errors import BadPath, KeySize, OutOfBounds, TooLarge
 from projections.events import NewEvent, new_event
-from projections.metadata import CannotApply, apply
-from projections.operations import Operation
-from projections.size import DEPTH_MAX, size_bytes
+from projections.metadata import CannotApply, apply, gap
+from projections.operations import Delete, Operation, Update
+from projections.size import DEPTH_MAX, LIST_GAPS_MAX, size_bytes
 from projections.values import JsonObject
 
 LARGEST_KEYS = 5  # keys named in an answer that says the metadata is too large
@@ -91,8 +91,10 @@ def decide(snapshot: Snapshot, operations: Sequence[Operation], metadata_bytes_m
     metadata = snapshot.metadata
     events: list[NewEvent] = []
     unapplied: list[Unapplied] = []
+    gaps = 0  # nulls filled in so far: they take memory before the size of the result is known
     for index, operation in enumerate(operations):
         try:
+            filled = gap(metadata, operation)
             metadata = apply(metadata, operation)
         except CannotApply as reason:
             unapplied.append(Unapplied(index, getattr(operation, "key", ""), str(reason)))
@@ -100,6 +102,10 @@ def decide(snapshot: Snapshot, operations: Sequence[Operation], metadata_bytes_m
             refusal.index = index
             raise
         else:
+            gaps += filled
+            if gaps > LIST_GAPS_MAX:
+                text = f"one request may fill in at most {LIST_GAPS_MAX:,} nulls below list indexes, here {gaps:,}"
+                raise OutOfBounds(getattr(operation, "key", None), text, LIST_GAPS_MAX, index)
             event = new_event(operation)
             # The data holds the value and little else, so most values need not be written a second time.
             if len(event.data) * 4 > metadata_bytes_max:
@@ -135,9 +141,11 @@ def largest_keys(metadata: JsonObject) -> tuple[KeySize, ...]:
 
 
 def _check_value(operation: Operation, index: int, metadata_bytes_max: int) -> None:
-    value = getattr(operation, "value", None)
+    if isinstance(operation, Delete):
+        return
+    value = operation.value
     size = size_bytes(values.dump(value))
     if size > metadata_bytes_max:
-        name = getattr(operation, "key", "")
-        largest = largest_keys(value) if isinstance(value, dict) and not name else (KeySize(name, size),)
-        raise TooLarge(size, metadata_bytes_max, largest, index)
+        if isinstance(operation, Update):
+            raise TooLarge(size, metadata_bytes_max, largest_keys(operation.value), index)
+        raise TooLarge(size, metadata_bytes_max, (KeySize(operation.key, size),), index)

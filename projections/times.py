@@ -32,7 +32,7 @@ def parse_time(value: object) -> Microseconds:
         try:
             value = datetime.fromisoformat(_six_digits(value).upper())
         except ValueError as error:
-            raise ValueError(f"{value!r} is not a time: {error}") from error
+            raise ValueError(f"{value!s:.40} is not a time: {error!s:.80}") from error
     if isinstance(value, datetime) and value.tzinfo is not None:
         moment = (value - _EPOCH) // _MICROSECOND
         if not _FIRST <= moment <= _LAST:

@@ -11,9 +11,8 @@ Source: ECMA-262, Number::toString and JSON.stringify; RFC 8259.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -21,7 +20,6 @@ from projections.errors import BadJson, BadValue
 from projections.size import DEPTH_MAX
 
 JsonObject = dict[str, JsonValue]
-_Read = TypeVar("_Read")
 
 EXACT_INTEGER_MAX = 2**53  # The largest magnitude below which a double holds every integer.
 EXPONENT_FROM = 1e21  # JavaScript prints integers below this in full, and larger ones with an exponent.
@@ -38,15 +36,17 @@ def parse(data: bytes | str) -> JsonValue:
     """
     try:
         text = data if isinstance(data, str) else data.decode()
+        return _strict(text)
+    except BadJson:
+        raise
     except UnicodeDecodeError as error:
         raise BadJson(f"byte {error.start}", "not UTF-8") from error
-    try:
-        value = _guarded(_read, text)
-    except _NotStrict:
-        raise _guarded(_first_fault, text) or BadJson("", "not strict JSON") from None
-    if _HALF_ESCAPE.search(text) and (fault := _guarded(_first_fault, text)) is not None:
-        raise fault
-    return value
+    except json.JSONDecodeError as error:
+        raise BadJson(f"line {error.lineno}, column {error.colno}", _lower(error.msg)) from error
+    except RecursionError as error:
+        raise BadJson("", f"nested deeper than {DEPTH_MAX} levels") from error
+    except ValueError as error:  # An integer of more digits than Python converts.
+        raise BadJson("", "a number has too many digits; send it as a string") from error
 
 
 def load(text: str) -> JsonValue:
@@ -150,48 +150,58 @@ def _constant(_: str) -> JsonValue:
     raise _NotStrict
 
 
-def _guarded(read: Callable[[str], _Read], text: str) -> _Read:
-    """Say in our words why *text* cannot be read; each of two passes over it may meet what the other did not."""
+def _strict(text: str) -> JsonValue:
     try:
-        return read(text)
-    except json.JSONDecodeError as error:
-        raise BadJson(f"line {error.lineno}, column {error.colno}", _lower(error.msg)) from error
-    except RecursionError as error:
-        raise BadJson("", f"nested deeper than {DEPTH_MAX} levels") from error
-    except ValueError as error:  # An integer of more digits than Python converts.
-        raise BadJson("", "a number has too many digits; send it as a string") from error
+        value = _read(text)
+        if _HALF_ESCAPE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # A pair of halves passes, half a pair does not.
+    except (_NotStrict, UnicodeEncodeError):
+        raise _first_fault(text) from None
+    return value
 
 
-def _first_fault(text: str) -> BadJson | None:
-    """Read again what may not be strict, keeping everything, and name the first wrong place."""
+def _first_fault(text: str) -> BadJson:
+    """Read again what is not strict, keeping everything, and name the first wrong place."""
     decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_constant=_Constant)
-    return next(_faults(decoder.decode(text), ""), None)
+    steps, reason = _fault(decoder.decode(text)) or ([], "not strict JSON")
+    return BadJson("".join(reversed(steps)).removeprefix(".") or "top level", reason)
 
 
-def _faults(value: object, place: str) -> Iterator[BadJson]:
+def _fault(value: object) -> tuple[list[str], str] | None:
+    """The first thing in *value* that is not strict JSON: the steps to it, last first, and what is wrong."""
     if isinstance(value, _Constant):
-        yield BadJson(place or "top level", f"{value} is not JSON; send null or a string")
-    elif isinstance(value, str):
-        yield from _half_characters(value, place)
-    elif isinstance(value, _Pairs):
-        seen = set()
-        for key, member in value:
-            inside = f"{place}.{key}" if place else key
-            if key in seen:
-                yield BadJson(inside, "this key appears twice in one object")
-            seen.add(key)
-            yield from _half_characters(key, place)
-            yield from _faults(member, inside)
-    elif isinstance(value, list):
+        return [], f"{value} is not JSON; send null or a string"
+    if isinstance(value, str):
+        return _half_character(value)
+    if isinstance(value, _Pairs):
+        return _fault_in_members(value)
+    if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _faults(item, f"{place}[{index}]")
+            if (fault := _fault(item)) is not None:
+                fault[0].append(f"[{index}]")
+                return fault
+    return None
 
 
-def _half_characters(text: str, place: str) -> Iterator[BadJson]:
+def _fault_in_members(members: _Pairs) -> tuple[list[str], str] | None:
+    seen = set()
+    for key, member in members:
+        if (fault := _half_character(key)) is not None:
+            return fault
+        fault = ([], "this key appears twice in one object") if key in seen else _fault(member)
+        if fault is not None:
+            fault[0].append(f".{key}" if key else '.""')
+            return fault
+        seen.add(key)
+    return None
+
+
+def _half_character(text: str) -> tuple[list[str], str] | None:
     try:
         _text(text)
     except BadValue as error:
-        yield BadJson(place or "top level", error.reason)
+        return [], error.reason
+    return None
 
 
 def _canonical(value: object, levels: int) -> JsonValue:
@@ -258,7 +268,7 @@ def _integral(double: float) -> int:
 
 def _printed(double: float) -> int:
     """The integer that JavaScript prints for a double: its shortest digits, then zeros."""
-    return int(Decimal(repr(double)))
+    return int(Decimal(float.__repr__(double)))
 
 
 def _as_javascript(token: re.Match[str]) -> str:
