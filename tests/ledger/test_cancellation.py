@@ -77,7 +77,10 @@ class Holder:
 
     def __init__(self, database: Database) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(database.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER, str(database.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "held\n"
@@ -100,7 +103,10 @@ async def test_writes_cancelled_while_another_process_holds_the_lock_leave_no_lo
         await asyncio.sleep(0)
         for task in [*doomed, later[0]]:
             task.cancel()
-        assert all(isinstance(done, asyncio.CancelledError) for done in await asyncio.gather(*doomed, return_exceptions=True))
+        assert all(
+            isinstance(done, asyncio.CancelledError)
+            for done in await asyncio.gather(*doomed, return_exceptions=True)
+        )
         assert not any(task.done() for task in waiting)
         assert (await log.metadata("run_1")).version == log.current("run_1").version
         holder.release()
@@ -146,6 +152,8 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
     await change(log, "run_1", ONE)
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}
+    while ledger._store._reads:
+        await asyncio.sleep(0)
     pool = ledger._store._readers.sync_engine.pool
     assert pool.checkedout() == 0  # type: ignore[attr-defined]
     with closing(sqlite3.connect(database.path, timeout=0)) as connection:
@@ -168,6 +176,18 @@ async def test_closing_carries_out_what_waits_and_refuses_what_comes_later(
     answers = await asyncio.gather(*waiting)
     assert [answer.snapshot.version for answer in answers] == list(range(2, 702))
     assert check_file(database.path) == 701
+    assert not list(database.path.parent.glob("*-wal"))
+
+
+async def test_closing_waits_for_the_reads_that_have_begun(ledger: Ledger, log: Log, database: Database) -> None:
+    await create(log, "run_1")
+    reads = [asyncio.create_task(events(log, "run_1")) for _ in range(9)]
+    reads[0].cancel()
+    while len(ledger._store._reads) < 8:
+        await asyncio.sleep(0)
+    reads[1].cancel()
+    await ledger.close()
+    assert [len(found) for found in await asyncio.gather(*reads[2:])] == [1] * 7
     assert not list(database.path.parent.glob("*-wal"))
 
 

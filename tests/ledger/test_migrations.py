@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +92,10 @@ async def test_head_is_the_newest_migration(ledger: Ledger, database: Database) 
 
 async def test_the_file_is_in_wal_mode_and_every_commit_is_synced(ledger: Ledger, database: Database) -> None:
     assert database.value("PRAGMA journal_mode") == "wal"
-    async with ledger._store.reading() as reader:
-        for pragma, value in {
-            "synchronous": 2,
-            "foreign_keys": 1,
-            "trusted_schema": 0,
-            "busy_timeout": 10_000,
-        }.items():
-            (row,) = await reader.rows(sa.text(f"PRAGMA {pragma}"))
-            assert list(row.values()) == [value]
+    expected = {"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0, "busy_timeout": 10_000}
+    for pragma, value in expected.items():
+        (row,) = await ledger._store.read(methodcaller("rows", sa.text(f"PRAGMA {pragma}")))
+        assert list(row.values()) == [value]
 
 
 async def test_opening_again_changes_nothing(open_ledger: Callable[..., Any], database: Database) -> None:
