@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks import http, report
+from benchmarks import growth, http, report
 from benchmarks.options import Options, parse
 from benchmarks.report import Case
 from benchmarks.servers import ROOT
 
 BENCHMARKS: dict[str, Callable[[Options], Iterable[Case]]] = {
     "http": http.main,
+    "growth": growth.main,
 }
 
 

@@ -5,7 +5,8 @@ Workload: 1, 16 and 64 keep-alive connections, each with one request in flight. 
 operation, either with a run for each connection or with one hot run for all of them; a read is a GET of one
 run's metadata.
 Payload: 57 to about 64 bytes of JSON for a write; a read's answer is as long from the no-op as from the product.
-Durability: the product's defaults on SQLite; its answer to a write is taken as the promise to keep it.
+Durability: the product's defaults on SQLite (WAL, synchronous=FULL); its answer to a write is taken as the
+promise to keep it.
 
 The no-op and the product take turns on one core, and each repetition divides its own two rates, so that a
 machine that is slower for a while slows both. After every turn of the product, each run's version must have

@@ -78,7 +78,7 @@ class Writer:
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(environment, write, answer))
         self._arrived.set()
-        return await asyncio.shield(answer)
+        return await answer  # Cancelled with its caller; the write itself goes on.
 
     async def close(self) -> None:
         """Carry out what is waiting, refuse what comes later, and end the task."""
