@@ -234,7 +234,7 @@ def _prepare_file(path: Path, url: URL) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch a file to WAL, again and again: where two processes do it at once, SQLite gives up without waiting."""
+    """Switch a file to WAL, with patience: where two processes do so at once, SQLite gives up without waiting."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:

@@ -26,6 +26,11 @@ def total(log: Log, run_id: str = "run_1") -> Any:
     return json.loads(log.current(run_id).text).get("n", 0)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - What is waited for has no event.
+        await asyncio.sleep(0)
+
+
 async def is_unlocked(database: Database) -> None:
     """Another connection gets the write lock at once."""
     with closing(sqlite3.connect(database.path, isolation_level=None, timeout=0)) as connection:
@@ -96,8 +101,7 @@ async def test_writes_cancelled_while_another_process_holds_the_lock_leave_no_lo
     for _ in range(3):
         holder = Holder(database)
         doomed = [asyncio.create_task(change(log, "run_1", ONE)) for _ in range(4)]
-        while log._writer._waiting or not doomed:
-            await asyncio.sleep(0)
+        await until(lambda: not log._writer._waiting)
         waiting = [asyncio.create_task(change(log, "run_1", ONE)) for _ in range(4)]
         later = [asyncio.create_task(ledger.log("new")) for _ in range(2)]
         await asyncio.sleep(0)
@@ -152,8 +156,7 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
     await change(log, "run_1", ONE)
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}
-    while ledger._store._reads:
-        await asyncio.sleep(0)
+    await until(lambda: not ledger._store._reads)
     pool = ledger._store._readers.sync_engine.pool
     assert pool.checkedout() == 0  # type: ignore[attr-defined]
     with closing(sqlite3.connect(database.path, timeout=0)) as connection:
@@ -183,8 +186,7 @@ async def test_closing_waits_for_the_reads_that_have_begun(ledger: Ledger, log: 
     await create(log, "run_1")
     reads = [asyncio.create_task(events(log, "run_1")) for _ in range(9)]
     reads[0].cancel()
-    while len(ledger._store._reads) < 8:
-        await asyncio.sleep(0)
+    await until(lambda: len(ledger._store._reads) == 8)
     reads[1].cancel()
     await ledger.close()
     assert [len(found) for found in await asyncio.gather(*reads[2:])] == [1] * 7
@@ -227,10 +229,8 @@ async def test_a_cancelled_writer_tells_everybody_the_truth(ledger: Ledger, log:
     await create(log, "run_1")
     holder = Holder(database)
     first = asyncio.create_task(change(log, "run_1", ONE))
-    while not log._writer._waiting:
-        await asyncio.sleep(0)
-    while log._writer._waiting:
-        await asyncio.sleep(0)
+    await until(lambda: bool(log._writer._waiting))
+    await until(lambda: not log._writer._waiting)
     second = [asyncio.create_task(change(log, "run_1", ONE)) for _ in range(5)]
     await asyncio.sleep(0)
     log._writer._task.cancel()

@@ -5,7 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Faults:
         if statement.startswith("PRAGMA"):
             return
         self.seen += 1
-        self.statements.append(statement.split()[0])
+        self.statements.append(statement.split(maxsplit=1)[0])
         if self.seen == self.at or self.poison(statement, parameters):
             raise self.error()
 
@@ -114,7 +114,8 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     Wired.faults = faults
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        return connecting(*arguments, **{"factory": Wired, **options})
+        connection: sqlite3.Connection = connecting(*arguments, **{"factory": Wired, **options})
+        return connection
 
     class Driver:
         def __getattr__(self, name: str) -> Any:
@@ -175,8 +176,8 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
     ledger = await open_ledger()
     log = await prepared(ledger)
 
-    async def group(round_: int) -> list[Any]:
-        return await asyncio.gather(
+    async def group(round_: int) -> Sequence[Any]:
+        answers: Sequence[Any] = await asyncio.gather(
             change(log, "run_1", ONE, idempotency=once(f"{round_} a")),
             change(log, "run_1", Set(key="big", value="x" * 5_000)),
             create(log, f"new_{round_}", parent="run_1"),
@@ -186,6 +187,7 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
             ),
             return_exceptions=True,
         )
+        return answers
 
     faults.plan(0, make)
     await group(0)
@@ -263,12 +265,13 @@ async def test_one_request_that_cannot_be_stored_fails_alone(
     log: Log, ledger: Ledger, database: Database, kind: str
 ) -> None:
     await create(log, "run_1")
-    *others, odd, last = await asyncio.gather(
+    answers: Sequence[Any] = await asyncio.gather(
         *(change(log, "run_1", ONE) for _ in range(10)),
         ODD_REQUESTS[kind](log),
         change(log, "run_1", ONE, expected=frozenset({11})),
         return_exceptions=True,
     )
+    *others, odd, last = answers
     assert isinstance(odd, Exception)
     assert not isinstance(odd, Unavailable | Refusal), "trying again would not help"
     assert [answer.snapshot.version for answer in [*others, last]] == list(range(2, 13))

@@ -33,7 +33,6 @@ def described(path: Path) -> dict[str, Any]:
                     repr(column["type"]),
                     column["nullable"],
                     column["default"],
-                    column["primary_key"],
                 )
                 for column in inspector.get_columns(table)
             ],
@@ -86,7 +85,7 @@ async def test_every_table_begins_its_key_with_the_environment(ledger: Ledger, d
 
 async def test_head_is_the_newest_migration(ledger: Ledger, database: Database) -> None:
     newest = max(path.name.split("_")[0] for path in (migrate.FOLDER / "versions").glob("[0-9]*.py"))
-    assert migrate.HEAD == newest
+    assert newest == migrate.HEAD
     assert database.rows("SELECT * FROM alembic_version") == [{"version_num": newest}]
 
 
@@ -123,8 +122,11 @@ async def test_a_newer_database_is_refused_with_a_way_out(
 
 FOREIGN = {
     "another program's": "CREATE TABLE users (id)",
-    "another user of alembic": "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('0001'); "
-    "CREATE TABLE users (id)",
+    "another user of alembic": """
+        CREATE TABLE alembic_version (version_num);
+        INSERT INTO alembic_version VALUES ('0001');
+        CREATE TABLE users (id)
+    """,
     "of a migration that never ended": "CREATE TABLE alembic_version (version_num)",
     "one with a view only": "CREATE VIEW one AS SELECT 1",
 }
