@@ -103,7 +103,7 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(datab
         process = worker(database, str(round_), chance.choice([1, 3, 20]), 10**6)
         assert process.stdout is not None
         assert process.stderr is not None
-        lines = [process.stdout.readline() for _ in range(chance.randint(1, 120))]
+        lines = [process.stdout.readline() for _ in range(chance.randint(1, 60))]
         process.send_signal(signal.SIGKILL)
         rest, errors = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, errors

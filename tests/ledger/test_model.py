@@ -389,7 +389,7 @@ def _versions_at(run: ModelRun, moment: int) -> Iterable[int]:
 
 TestLedgerAgainstItsModel = LedgerMachine.TestCase
 TestLedgerAgainstItsModel.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
