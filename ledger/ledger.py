@@ -187,8 +187,7 @@ class Ledger:
             )
         known = self._environments.get(environment)
         if known is None:
-            async with self._store.reading() as reader:
-                row = await reader.row(statements.ENVIRONMENT, name=environment)
+            row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
             if row is None:
                 environment_id = await self._store.write(partial(_add_environment, name=environment))
             else:
@@ -234,8 +233,8 @@ class Log:
         """
         outcome = await self._write(command, caller, idempotency)
         if isinstance(outcome, Replayed):
-            async with self._store.reading() as reader:
-                head = await reads.head_by_key(reader, self._environment.id, outcome.run_key)
+            run_key = outcome.run_key
+            head = await self._store.read(lambda reader: reads.head_by_key(reader, self._environment.id, run_key))
             return Created(head.run.id, outcome.version, not outcome.created, is_replay=True)
         return Created(outcome.run.id, outcome.run.version, not outcome.created)
 
@@ -307,8 +306,9 @@ class Log:
             RunNotFound: There is no such run.
             VersionNotFound: It has no such version, or did not exist at that moment.
         """
-        async with self._store.reading() as reader:
-            return await reads.metadata(reader, self._environment.id, run_id, version, at)
+        return await self._store.read(
+            lambda reader: reads.metadata(reader, self._environment.id, run_id, version, at)
+        )
 
     async def run(self, run_id: str) -> RunDetails:
         """
@@ -317,8 +317,7 @@ class Log:
         Raises:
             RunNotFound: There is no such run.
         """
-        async with self._store.reading() as reader:
-            return await reads.run_details(reader, self._environment.id, run_id)
+        return await self._store.read(lambda reader: reads.run_details(reader, self._environment.id, run_id))
 
     async def runs(
         self,
@@ -342,8 +341,8 @@ class Log:
         Raises:
             BadCursor: `after` or `before` names no run.
         """
-        async with self._store.reading() as reader:
-            return await reads.runs(
+        return await self._store.read(
+            lambda reader: reads.runs(
                 reader,
                 self._environment.id,
                 limit=limit,
@@ -352,6 +351,7 @@ class Log:
                 statuses=tuple(statuses),
                 tasks=tuple(tasks),
             )
+        )
 
     async def history(
         self,
@@ -375,10 +375,11 @@ class Log:
         Raises:
             RunNotFound: There is no such run.
         """
-        async with self._store.reading() as reader:
-            return await reads.history(
+        return await self._store.read(
+            lambda reader: reads.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
+        )
 
     async def refusals(self, run_id: str) -> list[Refused]:
         """
@@ -387,8 +388,7 @@ class Log:
         Raises:
             RunNotFound: There is no such run.
         """
-        async with self._store.reading() as reader:
-            return await reads.refusals(reader, self._environment.id, run_id)
+        return await self._store.read(lambda reader: reads.refusals(reader, self._environment.id, run_id))
 
     async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))

@@ -13,9 +13,9 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -65,6 +65,7 @@ class SqliteStore:
         self._writer: sqlite3.Connection | None = None
         self._readers = readers
         self._closed = False
+        self._reads: set[asyncio.Task[Any]] = set()
         self._point = _connect(path)
         self._point.execute("PRAGMA query_only = ON")
 
@@ -103,6 +104,8 @@ class SqliteStore:
             return
         self._closed = True
         self._point.close()
+        if self._reads:
+            await asyncio.wait(self._reads)
         await self._readers.dispose()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
         self._thread.shutdown()
@@ -118,15 +121,18 @@ class SqliteStore:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator["Reader"]:
-        """A consistent view of the database for as long as the block lasts."""
+    async def read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
+        """
+        Run *work* on a consistent view of the database.
+
+        A caller that is cancelled does not stop it: a statement cut short would leave its connection in the middle
+        of a read, the log could not be folded back into the file and would grow without end.
+        """
         self._refuse_closed()
-        try:
-            async with self._readers.connect() as connection, connection.begin():
-                yield Reader(connection)
-        except DBAPIError as error:
-            _translate(error)
+        task = asyncio.create_task(self._read(work))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
@@ -138,6 +144,13 @@ class SqliteStore:
         except sqlite3.Error as error:
             _translate(error)
         return row
+
+    async def _read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
+        try:
+            async with self._readers.connect() as connection, connection.begin():
+                return await work(Reader(connection))
+        except DBAPIError as error:
+            _translate(error)
 
     def _refuse_closed(self) -> None:
         if self._closed:

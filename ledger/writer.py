@@ -84,7 +84,7 @@ class Writer:
         """Carry out what is waiting, refuse what comes later, and end the task."""
         self._closing = True
         self._arrived.set()
-        await asyncio.shield(self._task)  # Who gives up waiting must not take the writer down with it.
+        await asyncio.wait([self._task])  # Who gives up waiting here does not take the writer down with it.
 
     async def _run(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A second implementation of the chain, written from the text at the top of `ledger/chain.py` and from nothing else."""
+"""A second implementation of the chain, written from the text at the top of `ledger/chain.py` alone."""
 
 import hashlib
 import sqlite3

@@ -28,7 +28,9 @@ def test_the_published_vectors_hold_for_both_implementations(vector: dict[str, A
     found = commitment(salt, vector["data"])
     assert found.hex() == expected_commitment(salt, vector["data"]).hex() == vector["commitment"]
     fields = ("version", "position", "type", "actor", "attempt", "occurred_at", "recorded_at", "headers")
-    hashed = event_hash(previous, vector["environment"], vector["run_id"], *(vector[f] for f in fields), found)
+    values: dict[str, Any] = {field: vector[field] for field in fields}
+    values["event_type"] = values.pop("type")
+    hashed = event_hash(previous, vector["environment"], vector["run_id"], data_commitment=found, **values)
     assert hashed.hex() == expected_hash(previous, vector, found).hex() == vector["hash"]
 
 
@@ -104,12 +106,12 @@ async def test_every_event_of_a_random_history_is_chained_as_described(
         lists = [[some_operation(chance) for _ in range(chance.choice([0, 1, 2]))] for _ in range(3)]
         told = Set.model_validate({"key": "when", "value": 1, "occurredAt": "2020-02-29T12:00:00.5+01:00"})
         if chance.random() < 0.2:
-            attempt = chance.randint(1, 4)
-            await move(log, run_id, chance.choice(list(Status)), attempt=attempt, output="ü")
+            await move(log, run_id, chance.choice(list(Status)), attempt=chance.randint(1, 4), output="ü")
             return
-        await change(
-            log, run_id, told, *lists[0], parent_operations=lists[1], root_operations=lists[2], caller=caller, attempt=chance.choice([None, 7])
-        )  # fmt: skip
+        own, parent, root = lists
+        attempt = chance.choice([None, 7])
+        up: dict[str, Any] = {"parent_operations": parent, "root_operations": root}
+        await change(log, run_id, told, *own, caller=caller, attempt=attempt, **up)
 
     for _ in range(25):
         clock.now += chance.randint(-5, 10)

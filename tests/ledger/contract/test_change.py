@@ -11,6 +11,7 @@ from ledger.writes import Caller, ChangeMetadata, Refused, UnappliedOperation
 from projections.errors import BadPath, OutOfBounds, TooLarge
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.snapshot import Snapshot
+from projections.values import JsonObject
 from tests.ledger.support import START, Clock, Database, change, create, events, fields_of, versions
 
 EVERY_KIND: list[tuple[Operation, str, Any, dict[str, Any]]] = [
@@ -149,7 +150,7 @@ async def test_metadata_of_exactly_the_limit_is_taken(open_ledger: Any, size: in
     ledger = await open_ledger(**({} if limit is None else {"metadata_bytes_max": limit}))
     log = await ledger.log("dev")
     await create(log, "run_1")
-    value = {} if size == 2 else {"a": "ü" * ((size - 8) // 2) + "x" * (size % 2)}
+    value: JsonObject = {} if size == 2 else {"a": "ü" * ((size - 8) // 2) + "x" * (size % 2)}
     answer = await change(log, "run_1", Update(value=value))
     assert answer.snapshot.size_bytes == size
     assert log.current("run_1") == Current(answer.snapshot.text, 2, size)
@@ -301,7 +302,7 @@ ODD_TEXTS = [
 
 
 async def test_odd_texts_come_back_as_they_were_sent(log: Log) -> None:
-    metadata = {f"k{text}": [text, {text: text}] for text in ODD_TEXTS}
+    metadata: JsonObject = {f"k{text}": [text, {text: text}] for text in ODD_TEXTS}
     for index, text in enumerate(ODD_TEXTS):
         await create(log, f"run_{index}", task=text or "t", tags=(text,), batch=text, payload=text)
         await change(

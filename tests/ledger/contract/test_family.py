@@ -157,8 +157,8 @@ async def test_a_bad_operation_is_named_by_its_list_and_place(log: Log, wrong: s
             root_operations=lists["rootOperations"],
         )
     assert (refused.value.list, refused.value.index) == (wrong, 1)
-    above = {"operations": 0, "parentOperations": 1, "rootOperations": 2}[wrong]
-    assert refused.value.run_id == chain[-1 - min(above, depth)]
+    up = {"operations": 0, "parentOperations": 1, "rootOperations": 2}[wrong]
+    assert refused.value.run_id == chain[-1 - min(up, depth)]
     assert {log.current(run_id).version for run_id in chain} == {1}
 
 

@@ -150,7 +150,7 @@ async def test_pages_of_runs_agree_with_brute_force(
         if (not tasks or task in tasks) and (not statuses or status in statuses)
     ]
 
-    async def page(limit: int, **cursor: str) -> tuple[list[str], bool, bool]:
+    async def page(limit: int, **cursor: Any) -> tuple[list[str], bool, bool]:
         found = await log.runs(limit=limit, tasks=tasks, statuses=statuses, **cursor)
         return [run.id for run in found.items], found.has_previous, found.has_next
 
@@ -172,7 +172,8 @@ async def test_a_listed_run_is_the_run(log: Log) -> None:
 
 async def test_a_cursor_that_names_no_run_is_refused(log: Log) -> None:
     await create(log, "run_1")
-    for cursor in ({"after": "nobody"}, {"before": "nobody"}, {"after": ""}):
+    cursors: list[dict[str, Any]] = [{"after": "nobody"}, {"before": "nobody"}, {"after": ""}]
+    for cursor in cursors:
         with pytest.raises(BadCursor) as refused:
             await log.runs(limit=1, **cursor)
         assert refused.value.cursor == next(iter(cursor.values()))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from ledger import reads
 from ledger.errors import RunNotFound, VersionNotFound
@@ -18,19 +19,19 @@ from tests.ledger.support import SECOND, START, Clock, change, create, events, m
 KEYS = ["a", "b", "$.b.c", "$.b.list.0", "d.e", "$.list.1", "list"]
 
 
-def some_operation(random: random.Random) -> Operation:
-    key = random.choice(KEYS)
-    value = random.choice([1, None, True, "ü", [1, 2], {"c": 1}, {"list": [1]}, 0.1, 1e21])
-    return random.choice(
-        [
-            Set(key=key, value=value),
-            AppendItem(key=key, value=value),
-            RemoveItem(key=key, value=value),
-            Increment(key=key, value=random.choice([1, 0.1, -3])),
-            Delete(key=key),
-            Update(value={"b": {"c": value, "list": [value]}, "list": [1, value]}),
-        ]
-    )
+def some_operation(chance: random.Random) -> Operation:
+    key = chance.choice(KEYS)
+    choices: list[JsonValue] = [1, None, True, "ü", [1, 2], {"c": 1}, {"list": [1]}, 0.1, 1e21]
+    value = chance.choice(choices)
+    operations: list[Operation] = [
+        Set(key=key, value=value),
+        AppendItem(key=key, value=value),
+        RemoveItem(key=key, value=value),
+        Increment(key=key, value=chance.choice([1, 0.1, -3])),
+        Delete(key=key),
+        Update(value={"b": {"c": value, "list": [value]}, "list": [1, value]}),
+    ]
+    return chance.choice(operations)
 
 
 @pytest.mark.parametrize("chunk", [3, 1_000])
