@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -20,6 +21,7 @@ from projections.errors import BadJson, BadValue
 from projections.size import DEPTH_MAX
 
 JsonObject = dict[str, JsonValue]
+_Read = TypeVar("_Read")
 
 EXACT_INTEGER_MAX = 2**53  # The largest magnitude below which a double holds every integer.
 EXPONENT_FROM = 1e21  # JavaScript prints integers below this in full, and larger ones with an exponent.
@@ -36,18 +38,13 @@ def parse(data: bytes | str) -> JsonValue:
     """
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = _read(text)
     except UnicodeDecodeError as error:
         raise BadJson(f"byte {error.start}", "not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise BadJson(f"line {error.lineno}, column {error.colno}", _lower(error.msg)) from error
-    except RecursionError as error:
-        raise BadJson("", f"nested deeper than {DEPTH_MAX} levels") from error
+    try:
+        value = _guarded(_read, text)
     except _NotStrict:
-        raise _first_fault(text) or BadJson("", "not strict JSON") from None
-    except ValueError as error:  # An integer of more digits than Python converts.
-        raise BadJson("", "a number has too many digits; send it as a string") from error
-    if _HALF_ESCAPE.search(text) and (fault := _first_fault(text)) is not None:
+        raise _guarded(_first_fault, text) or BadJson("", "not strict JSON") from None
+    if _HALF_ESCAPE.search(text) and (fault := _guarded(_first_fault, text)) is not None:
         raise fault
     return value
 
@@ -151,6 +148,18 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
 
 def _constant(_: str) -> JsonValue:
     raise _NotStrict
+
+
+def _guarded(read: Callable[[str], _Read], text: str) -> _Read:
+    """Say in our words why *text* cannot be read: each of the two passes over it may meet what the other did not."""
+    try:
+        return read(text)
+    except json.JSONDecodeError as error:
+        raise BadJson(f"line {error.lineno}, column {error.colno}", _lower(error.msg)) from error
+    except RecursionError as error:
+        raise BadJson("", f"nested deeper than {DEPTH_MAX} levels") from error
+    except ValueError as error:  # An integer of more digits than Python converts.
+        raise BadJson("", "a number has too many digits; send it as a string") from error
 
 
 def _first_fault(text: str) -> BadJson | None:
