@@ -19,6 +19,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d(:?\d\d)?$)")
@@ -56,8 +57,8 @@ async def read_bytes(request: Request) -> bytes:
     if encoding.lower() != "identity":
         raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
     declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
-        raise _too_long(int(declared))
+    if declared.isdecimal() and int(declared[:20]) > BODY_BYTES_MAX:
+        raise _too_long(int(declared[:20]))
     chunks = []
     length = 0
     async for chunk in request.stream():
@@ -117,7 +118,7 @@ def expected_versions(request: Request) -> frozenset[int] | None:
     tags = _entity_tags(request, "if-match")
     if tags is None:
         return None
-    return frozenset(int(tag) for weak, tag in tags if not weak and tag.isdecimal())
+    return frozenset(int(tag) for weak, tag in tags if not weak and _VERSION.fullmatch(tag))
 
 
 def has_version(request: Request, version: int) -> bool:
@@ -196,8 +197,9 @@ def moment(request: Request, name: str) -> Microseconds | None:
 
 def _entity_tags(request: Request, header: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
-    text = request.headers.get(header)
-    if text is None or text.strip() == "*":
+    lines = request.headers.getlist(header)
+    text = ", ".join(lines)  # Several lines of one header are one list (RFC 9110, 5.3).
+    if not lines or text.strip() == "*":
         return None
     tags = []
     start = 0
