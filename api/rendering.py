@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ledger.reads import RunDetails
 from projections import values
-from projections.errors import BadJson
+from projections.errors import BadJson, BadValue
 from projections.events import Event
 from projections.runs import Run
 from projections.times import format_time
@@ -106,8 +106,8 @@ def plain_payload(payload: JsonValue, payload_type: str | None) -> JsonValue:
     if not isinstance(payload, str) or payload_type not in {"application/json", "application/super+json"}:
         return payload
     try:
-        value = values.parse(payload)
-    except BadJson:
+        value = values.canonical(values.parse(payload))
+    except (BadJson, BadValue):
         return payload
     if payload_type == "application/super+json" and isinstance(value, dict):
         return value.get("json")
