@@ -46,6 +46,7 @@ def create_app(ledger: Ledger, log: Log) -> Starlette:
         middleware=[Middleware(OpenAccess)],
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
     app.state.ledger = ledger
     app.state.log = log
     return app

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from ledger import errors as ledger_errors
 from projections import errors as refusals
@@ -143,7 +144,7 @@ async def on_invalid_body(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError)
     faults = [_fault(details) for details in error.errors(include_url=False, include_input=False)[:FAULTS_SHOWN]]
     count = error.error_count()
-    detail = "; ".join(f"{place}: {message}" if place else message for place, message, _ in faults[:3])
+    detail = "; ".join(f"{place}: {message}" if place else f"the body {message}" for place, message, _ in faults[:3])
     if count > 3:
         detail += f"; and {count - 3} more"
     status = max(fault[2] for fault in faults) if all(fault[2] != 400 for fault in faults) else 400
@@ -158,12 +159,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         problem = Problem(404, "no-such-route", "No such route", f"there is nothing at {request.scope['path']}")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted(_methods_here(request)))
         detail = f"{request.method} is not possible here; allowed: {allowed}"
-        problem = Problem(405, "method-not-allowed", "The method is not possible here", detail)
+        headers = {"Allow": allowed}
+        problem = Problem(405, "method-not-allowed", "The method is not possible here", detail, headers=headers)
     else:
-        problem = Problem(error.status_code, "http-error", "The request failed", error.detail)
-    problem.headers.update(error.headers or {})
+        problem = Problem(error.status_code, "http-error", "The request failed", error.detail, None, error.headers)
     return problem.response()
 
 
@@ -177,6 +178,16 @@ async def on_bug(request: Request, error: Exception) -> Response:
     _logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     detail = "the server failed in a way nobody foresaw; its log says more"
     return Problem(500, "internal-error", "The server failed", detail).response()
+
+
+def _methods_here(request: Request) -> set[str]:
+    """Every method that some route takes at this path; the router knows only those of the first route."""
+    return {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _of_error(error: Exception) -> Problem:
