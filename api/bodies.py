@@ -22,6 +22,7 @@ from projections.size import (
 
 NAME_CHARACTERS_MAX = 256  # characters of a task, an actor and other names
 IDEMPOTENCY_TTL_S_DEFAULT = 30 * 86_400  # seconds; the SDK's documentation: keys are kept for 30 days
+IDEMPOTENCY_TTL_S_MAX = 10 * 365 * 86_400  # seconds; ten years, so that the moment it ends can be stored
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -78,7 +79,10 @@ def _ttl(value: object) -> int:
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("must be a duration such as 60s, 15m, 24h or 7d")
-    return int(found[1]) * _SECONDS[found[2]]
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > IDEMPOTENCY_TTL_S_MAX:
+        raise _past_a_bound(f"is {seconds:,} seconds, at most {IDEMPOTENCY_TTL_S_MAX:,} are allowed")
+    return seconds
 
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
@@ -174,7 +178,7 @@ class MetadataChange(_Wire):
         count = len(self.operations) + len(self.parent_operations) + len(self.root_operations)
         if count > OPERATIONS_MAX:
             raise _past_a_bound(
-                f"a request has at most {OPERATIONS_MAX} operations over its three lists, this has {count}"
+                f"has {count} operations over its three lists, at most {OPERATIONS_MAX} are allowed"
             )
 
 

@@ -5,7 +5,14 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import IDEMPOTENCY_TTL_S_DEFAULT, NEW_RUN, NEW_STATUS, TRIGGER, TriggerOptions
+from api.bodies import (
+    IDEMPOTENCY_TTL_S_DEFAULT,
+    NAME_CHARACTERS_MAX,
+    NEW_RUN,
+    NEW_STATUS,
+    TRIGGER,
+    TriggerOptions,
+)
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
@@ -55,8 +62,8 @@ async def create(request: Request) -> Response:
 async def trigger(request: Request) -> Response:
     """Create a run of a task, as the Trigger.dev SDK does."""
     task: str = request.path_params["task"]
-    if not 1 <= len(task.strip()) <= 256 or not task.isprintable():
-        raise bad_request("bad-task", "a task has 1 to 256 printable characters")
+    if not task.strip() or len(task) > NAME_CHARACTERS_MAX or not task.isprintable():
+        raise bad_request("bad-task", f"a task has 1 to {NAME_CHARACTERS_MAX} printable characters")
     body, idempotency = await read(request, TRIGGER)
     options = body.options or TriggerOptions()
     created = await log_of(request).create(
@@ -82,6 +89,7 @@ async def trigger(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """Answer a run with its metadata, payload, output and error."""
+    check_query(request, frozenset())
     details = await log_of(request).run(run_id_of(request))
     return json_response(values.dump(details_members(details)))
 
