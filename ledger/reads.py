@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import JsonValue
@@ -133,15 +134,18 @@ async def runs(
             beyond = (await head(reader, environment_id, cursor)).key
         except RunNotFound as error:
             raise BadCursor(cursor) from error
-    statement = statements.page_of_runs(
-        older_than=newest_first, statuses=tuple(status.value for status in statuses), tasks=tasks
-    )
-    rows = await reader.rows(statement, environment_id=environment_id, after=beyond, count=limit + 1)
+    page = partial(statements.page_of_runs, statuses=tuple(status.value for status in statuses), tasks=tasks)
+    onwards, backwards = page(older_than=newest_first), page(older_than=not newest_first)
+    rows = await reader.rows(onwards, environment_id=environment_id, after=beyond, count=limit + 1)
     found = [read_run(row) for row in rows[:limit]]
     more = len(rows) > limit
+    behind = False
+    if cursor is not None and rows:  # The run at the cursor need not match the filter any more.
+        first = rows[0]["run_key"]
+        behind = bool(await reader.rows(backwards, environment_id=environment_id, after=first, count=1))
     if newest_first:
-        return Page(found, has_next=more, has_previous=after is not None)
-    return Page(found[::-1], has_next=True, has_previous=more)
+        return Page(found, has_next=more, has_previous=behind)
+    return Page(found[::-1], has_next=behind, has_previous=more)
 
 
 async def metadata(
