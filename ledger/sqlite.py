@@ -203,6 +203,10 @@ def _file(url: URL) -> Path:
             f"{url.render_as_string()} names no file; write sqlite+aiosqlite:///run-ledger.db, "
             "or four slashes before an absolute path"
         )
+    if url.query:
+        raise UnusableDatabase(
+            f"{url.render_as_string()} has parameters behind a question mark; a SQLite file takes none"
+        )
     path = Path(str(url.database))
     if not path.parent.is_dir():
         raise UnusableDatabase(f"there is no folder {path.parent} for the database; make it first")
