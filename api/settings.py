@@ -1,9 +1,10 @@
 """Settings, from the environment variables that begin with RUN_LEDGER_; options of the command line come first."""
 
 import os
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
@@ -15,13 +16,20 @@ class BadSettings(Exception):
     """A setting is unknown or its value cannot be used; one line says which and why."""
 
 
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.port == 0:  # Reading the port raises ValueError when it is none.
+        raise ValueError("names no host")
+    return url
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     database_url: str = "sqlite+aiosqlite:///run-ledger.db"
-    url: str | None = Field(default=None, pattern=r"^https?://")
+    url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_address)] | None = None
     environment: str = Field(default="dev", pattern=r"^[a-z][a-z0-9-]{0,31}$")
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
