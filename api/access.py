@@ -12,8 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import Problem
 
-LOOPBACK_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-
 
 class OpenAccess:
     """
@@ -57,7 +55,7 @@ def _judge(scope: Scope) -> Problem | None:
                 "forwarded",
                 f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
             )
-    if _without_port(host) not in LOOPBACK_NAMES:
+    if not is_loopback(_without_port(host.decode("latin-1"))):
         return _refusal(
             421, "foreign-host", f"the Host header is {host.decode('latin-1')!r}, not a name of this machine"
         )
@@ -69,6 +67,6 @@ def _refusal(status: int, code: str, what: str) -> Problem:
     return Problem(status, code, "The request came from elsewhere", detail)
 
 
-def _without_port(host: bytes) -> bytes:
-    name, colon, port = host.rpartition(b":")
-    return (name if colon and port.isdigit() else host).lower()
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host).lower()
