@@ -80,6 +80,7 @@ async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, Id
         BadJson: It is not strict JSON.
         ValidationError: It says something impossible.
     """
+    check_query(request, frozenset())
     body = await read_bytes(request)
     parsed = adapter.validate_python(values.parse(body))
     return parsed, idempotency_key(request, body)
