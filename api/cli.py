@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import ArgumentError
@@ -19,7 +20,7 @@ from api.client import Client, Failed, connect, path_of, without_controls
 from api.settings import BadSettings, Settings, load_settings
 from ledger.errors import LedgerError, UnusableDatabase
 from projections import values
-from projections.errors import BadJson
+from projections.errors import BadJson, BadValue
 
 cli = typer.Typer(
     name="run-ledger",
@@ -105,8 +106,9 @@ def get(
             return
         if sys.stdout.isatty():
             size = f"{answer['sizeBytes']:,} of {answer['limitBytes']:,} bytes"
-            Console().print(f"{run_id}, version {answer['version']}, {size}", style="dim", highlight=False)
-            Console().print_json(_ascii(answer["metadata"]))
+            console = Console()
+            console.print(Text(f"{run_id}, version {answer['version']}, {size}", style="dim"))
+            console.print(pretty_json(answer["metadata"]), soft_wrap=True)
         else:
             print(_ascii(answer["metadata"]))
 
@@ -125,7 +127,9 @@ def set_key(
 ) -> None:
     """Set one key of a run's metadata."""
     try:
-        parsed = values.parse(value)
+        parsed = values.canonical(values.parse(value))
+    except BadValue as error:
+        raise Failed(f"the value cannot be kept: {error}") from error
     except BadJson as error:
         hint = f"""; put text in double quotes: '"{value}"'""" if value.replace("_", "").isalnum() else ""
         raise Failed(f"the value is not JSON: {error}{hint}") from error
@@ -264,7 +268,7 @@ def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
     """A table on a terminal; lines of tab-separated cells in a pipe, each whole."""
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(without_controls(cell).replace("\t", " ").replace("\n", " ") for cell in row))
+            print("\t".join(map(_one_line, row)))
         return
     Console().print(table_of(columns, rows))
 
@@ -275,8 +279,18 @@ def table_of(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table
     for column in columns:
         table.add_column(column, no_wrap=column != columns[-1])
     for row in rows:
-        table.add_row(*(Text(without_controls(cell), no_wrap=True, overflow="ellipsis") for cell in row))
+        table.add_row(*(Text(_one_line(cell), no_wrap=True, overflow="ellipsis") for cell in row))
     return table
+
+
+def pretty_json(value: Any) -> Text:
+    """Indented and coloured JSON in which nothing can steer a terminal."""
+    return JSONHighlighter()(without_controls(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _one_line(cell: str) -> str:
+    """A cell that cannot pass for several cells or rows."""
+    return without_controls(cell).replace("\t", " ").replace("\n", " ")
 
 
 def _print_json(answer: Any) -> None:
@@ -296,10 +310,20 @@ def _local(time: str) -> str:
 def main() -> None:
     """Run the command line; what went wrong is one line on standard error and exit code 1."""
     try:
+        _check_arguments(sys.argv[1:])
         cli()
     except (BadSettings, Failed, LedgerError, UnusableDatabase, ArgumentError) as error:
         print(f"run-ledger: {without_controls(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """What is not UTF-8 arrives as half characters, which no request can carry."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise Failed(f"the argument {argument!a} is not UTF-8 text") from error
 
 
 if __name__ == "__main__":

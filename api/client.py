@@ -22,6 +22,7 @@ from ledger.ledger import Ledger
 TIMEOUT_S = 30  # seconds for one answer
 
 _SAFE = "._:@+=-"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Failed(Exception):
@@ -109,8 +110,12 @@ def path_of(run_id: str, rest: str = "metadata", version: str = "v1") -> str:
 
 
 def without_controls(text: str) -> str:
-    """Text for a terminal: control characters, which could steer it, are shown as escapes."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    """
+    Text for a terminal: characters that could steer it, or turn the order of what follows, are shown as escapes.
+
+    The escapes are JSON's own, so that JSON text stays JSON with the same meaning.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _check_exists(url: str) -> None:

@@ -21,9 +21,8 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.cli import event_cells, table_of
-from api.client import Failed, path_of, without_controls
-from projections import values
+from api.cli import event_cells, pretty_json, table_of
+from api.client import Failed, path_of
 
 REPORT_EVERY_S = 0.1  # seconds between two reports of the job
 LARGEST_FILES = 5  # files that the job names as the largest
@@ -43,7 +42,7 @@ def run_demo(*, keep: bool, port: int, database: str) -> None:
     Raises:
         Failed: The server did not start.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)  # A file's name is no markup.
     with _server(port, database) as url, httpx2.Client(base_url=url, timeout=30) as http:
         console.print(f"Server: {url}   Database: {database}\n", highlight=False)
         run_id = _count_library(http, console)
@@ -60,11 +59,19 @@ def run_demo(*, keep: bool, port: int, database: str) -> None:
 @contextmanager
 def _server(port: int, database: str) -> Iterator[str]:
     """A server in a process of its own, and its base URL."""
-    command = [sys.executable, "-m", "api.cli", "serve", "--port", str(port)]
+    # A project's own folder may hold another package named api: Python is told to look where this one lies.
+    home = str(Path(__file__).parent.parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    command = [sys.executable, "-P", "-m", "api.cli", "serve", "--port", str(port)]
     command += ["--database-url", f"sqlite+aiosqlite:///{Path(database).absolute()}"]
     with (
         tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,  # noqa: S603 - Ours.
+        subprocess.Popen(  # noqa: S603 - Ours.
+            command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
+        ) as process,
     ):
         try:
             assert process.stdout is not None
@@ -199,7 +206,7 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
     """Print what the ledger knows: metadata, history, and where to look further."""
     current = _answer(http.get(path_of(run_id)))
     console.print(f"\nMetadata of {run_id} now, version {current['version']}:", style="bold", highlight=False)
-    console.print_json(without_controls(values.dump(current["metadata"])))
+    console.print(pretty_json(current["metadata"]), soft_wrap=True)
 
     history = path_of(run_id, "metadata/history")
     first = _answer(http.get(history, params={"limit": ROWS_SHOWN}))["data"]
