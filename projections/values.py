@@ -151,7 +151,7 @@ def _constant(_: str) -> JsonValue:
 
 
 def _guarded(read: Callable[[str], _Read], text: str) -> _Read:
-    """Say in our words why *text* cannot be read: each of the two passes over it may meet what the other did not."""
+    """Say in our words why *text* cannot be read; each of two passes over it may meet what the other did not."""
     try:
         return read(text)
     except json.JSONDecodeError as error:
