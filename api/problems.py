@@ -144,7 +144,9 @@ async def on_invalid_body(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError)
     faults = [_fault(details) for details in error.errors(include_url=False, include_input=False)[:FAULTS_SHOWN]]
     count = error.error_count()
-    detail = "; ".join(f"{place}: {message}" if place else f"the body {message}" for place, message, _ in faults[:3])
+    detail = "; ".join(
+        f"{place}: {message}" if place else f"the body {message}" for place, message, _ in faults[:3]
+    )
     if count > 3:
         detail += f"; and {count - 3} more"
     status = max(fault[2] for fault in faults) if all(fault[2] != 400 for fault in faults) else 400

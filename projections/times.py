@@ -34,7 +34,9 @@ def parse_time(value: object) -> Microseconds:
     if isinstance(value, datetime) and value.tzinfo is not None:
         try:
             return (value.astimezone(UTC) - _EPOCH) // _MICROSECOND
-        except OverflowError as error:  # Its zone moves it out of the years 1 to 9999, and it could not be written.
+        except (
+            OverflowError
+        ) as error:  # Its zone moves it out of the years 1 to 9999, and it could not be written.
             raise ValueError(f"{value.isoformat()} lies outside the years 1 to 9999 in UTC") from error
     raise ValueError("not an ISO 8601 time with a zone, such as 2026-01-31T14:05:00Z")
 
