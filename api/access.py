@@ -45,20 +45,19 @@ def is_loopback(host: str) -> bool:
 
 
 def _judge(scope: Scope) -> Problem | None:
-    host = b""
+    hosts = []
     for name, value in scope["headers"]:
         if name == b"host":
-            host = value
+            hosts.append(value.decode("latin-1"))
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
             return _refusal(
                 400,
                 "forwarded",
                 f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
             )
-    if not is_loopback(_without_port(host.decode("latin-1"))):
-        return _refusal(
-            421, "foreign-host", f"the Host header is {host.decode('latin-1')!r}, not a name of this machine"
-        )
+    if not hosts or not all(is_loopback(_without_port(host)) for host in hosts):
+        named = ", ".join(hosts)
+        return _refusal(421, "foreign-host", f"the Host header is {named!r}, not a name of this machine")
     return None
 
 
