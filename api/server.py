@@ -47,11 +47,25 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
     """
     if not is_loopback(host):
         raise BadSettings(f"--host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, host, port, ready))
+    with (
+        _listening(host.strip("[]"), port) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(settings, listener, ready))
 
 
-async def _serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, made before anything else is begun."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise BadSettings(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another --port"
+        ) from error
+
+
+async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
     ledger = await Ledger.open(
         settings.database_url,
         metadata_bytes_max=settings.metadata_bytes_max,
@@ -60,8 +74,6 @@ async def _serve(settings: Settings, host: str, port: int, ready: Callable[[str]
     app = create_app(ledger, await ledger.log(settings.environment))
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         loop="none",
         http="httptools",
         ws="none",
@@ -72,4 +84,4 @@ async def _serve(settings: Settings, host: str, port: int, ready: Callable[[str]
         backlog=BACKLOG,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    await _Server(config, ready).serve()
+    await _Server(config, ready).serve([listener])
