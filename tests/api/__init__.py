@@ -1,0 +1,1 @@
+"""Tests of the way in: HTTP, settings, the command line, the demo."""
