@@ -140,6 +140,15 @@ class RunError(_Wire):
     name: str | None = None
     stack_trace: str | None = None
 
+    def members(self) -> values.JsonObject:
+        """As it is stored."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def _error_bounds(error: RunError) -> RunError:
+    _payload(error.members())
+    return error
+
 
 class NewStatus(_Wire):
     """Give a run another status."""
@@ -147,14 +156,12 @@ class NewStatus(_Wire):
     status: AnyStatus
     attempt: Attempt | None = None
     output: Payload = None
-    error: Annotated[RunError, BeforeValidator(_error)] | None = None
+    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error)] | None = None
     actor: Name | None = None
 
     def error_members(self) -> JsonValue:
         """The error as it is stored."""
-        if self.error is None:
-            return None
-        return _payload(self.error.model_dump(by_alias=True, exclude_none=True))
+        return None if self.error is None else self.error.members()
 
 
 class MetadataChange(_Wire):
