@@ -4,7 +4,9 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
@@ -40,6 +42,10 @@ class Service:
     def close(self) -> None:
         self._runner.run(self._http.aclose())
         self._runner.run(self._ledger.close())
+
+    def stop_writing(self) -> None:
+        """End the task that writes, as at shutdown."""
+        self._runner.run(self._ledger._writer.close())
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         return self._runner.run(self._http.request(method, path, **options))
@@ -87,8 +93,19 @@ def contents(path: Path) -> dict[str, int]:
         return counts
 
 
+@cache
+def _empty() -> bytes:
+    """A database with all tables and nothing in them: making one takes longer than most tests."""
+    with TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        path = Path(folder) / "empty.db"
+        runner.run(runner.run(Ledger.open(f"sqlite+aiosqlite:///{path}")).close())
+        return path.read_bytes()
+
+
 @contextmanager
 def service(path: Path, **limits: int) -> Iterator[Service]:
+    if not path.exists():
+        path.write_bytes(_empty())
     with asyncio.Runner() as runner:
         made = Service(runner, path, **limits)
         try:
