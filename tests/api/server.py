@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -40,6 +41,18 @@ def run_ledger(
         check=False,
         timeout=PATIENCE_S,
     )
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that was run in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
 
 
 class Server:

@@ -16,7 +16,19 @@ def api_at_7(api: Service) -> Service:
 
 @pytest.mark.parametrize(
     "condition",
-    ['"7"', "*", " * ", '"3", "7"', '"3","7","9"', 'W/"3", "7"', '"x", "7"', '"7",', '\t"7" ', '"", "7"', '"é", "7"'],
+    [
+        '"7"',
+        "*",
+        " * ",
+        '"3", "7"',
+        '"3","7","9"',
+        'W/"3", "7"',
+        '"x", "7"',
+        '"7",',
+        '\t"7" ',
+        '"", "7"',
+        '"é", "7"',
+    ],
 )
 def test_a_condition_that_holds_lets_the_write_through(api_at_7: Service, condition: str) -> None:
     response = api_at_7.request(
@@ -65,7 +77,23 @@ def test_a_condition_that_fails_is_412_with_both_versions(
     assert api_at_7.contents() == before
 
 
-GARBAGE = ["", " ", "7", '"7', '7"', "'7'", '"3" "7"', '"7";', 'w/"7"', "W/", 'W/ "7"', '*, "7"', '"7", *', ',,"7"', "null"]
+GARBAGE = [
+    "",
+    " ",
+    "7",
+    '"7',
+    '7"',
+    "'7'",
+    '"3" "7"',
+    '"7";',
+    'w/"7"',
+    "W/",
+    'W/ "7"',
+    '*, "7"',
+    '"7", *',
+    ',,"7"',
+    "null",
+]
 
 
 @pytest.mark.parametrize("condition", GARBAGE)

@@ -8,6 +8,7 @@ import httpx2
 from tests.api.server import Server
 from tests.api.service import contents, problem
 
+
 def limit_files(server: Server, size: int) -> None:
     """From now on no file of the server may grow past *size*: a full disk, for it alone."""
     _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)

@@ -86,7 +86,9 @@ def test_an_event_has_exactly_these_members(api: Service) -> None:
     ]
 
 
-@pytest.mark.parametrize("trace", ["", "garbage", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\x0b", "é"])
+@pytest.mark.parametrize(
+    "trace", ["", "garbage", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\x0b", "é"]
+)
 def test_a_broken_trace_context_is_ignored(api: Service, trace: str) -> None:
     api.create("r")
     headers = [(b"traceparent", trace.encode("latin-1"))]

@@ -115,7 +115,12 @@ PLACES = [
     ("POST", TRIGGER, '{"options": {"metadata": {"k": %s}}}', "options.metadata: at .k"),
     ("POST", STATUS, '{"status": "EXECUTING", "output": {"k": %s}}', "output: at .k"),
     ("PUT", METADATA, '{"metadata": {"k": %s}}', "metadata: at .k"),
-    ("PUT", METADATA, '{"operations": [{"type": "set", "key": "k", "value": [%s]}]}', "operations[0].value: at [0]"),
+    (
+        "PUT",
+        METADATA,
+        '{"operations": [{"type": "set", "key": "k", "value": [%s]}]}',
+        "operations[0].value: at [0]",
+    ),
     ("PUT", METADATA, '{"operations": [{"type": "update", "value": {"k": %s}}]}', "operations[0].value: at .k"),
     (
         "PUT",
@@ -155,7 +160,7 @@ BAD: list[tuple[str, str, str, str]] = [
     ("PUT", METADATA, '{"attempt": true}', "attempt: must be a whole number"),
     ("PUT", METADATA, '{"attempt": 1.5}', "attempt: must be a whole number"),
     ("PUT", METADATA, '{"attempt": 2147483648}', "attempt: Input should be less than or equal to 2147483647"),
-    ("PUT", METADATA, '{"attempt": %s}' % ("9" * 4_000), "attempt: "),  # noqa: UP031
+    ("PUT", METADATA, '{"attempt": %s}' % ("9" * 4_000), "attempt: "),
     ("PUT", METADATA, '{"actor": ""}', "actor: must not be empty"),
     ("PUT", METADATA, '{"actor": " \\t"}', "actor: must not be empty"),
     ("PUT", METADATA, '{"actor": 5}', "actor: must be a string"),
@@ -170,7 +175,12 @@ BAD: list[tuple[str, str, str, str]] = [
     ("PUT", METADATA, operations('{"type": %s}' % nested(900)), "operations[0]: has an unknown type"),  # noqa: UP031
     ("PUT", METADATA, operations('{"type": "set", "value": 1}'), "operations[0].key: is missing"),
     ("PUT", METADATA, operations('{"type": "set", "key": 1, "value": 1}'), "operations[0].key: must be a string"),
-    ("PUT", METADATA, operations('{"type": "set", "key": null, "value": 1}'), "operations[0].key: must be a string"),
+    (
+        "PUT",
+        METADATA,
+        operations('{"type": "set", "key": null, "value": 1}'),
+        "operations[0].key: must be a string",
+    ),
     ("PUT", METADATA, operations('{"type": "set", "key": "a"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "append", "key": "a"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "remove", "key": "a"}'), "operations[0].value: is missing"),
@@ -178,7 +188,12 @@ BAD: list[tuple[str, str, str, str]] = [
     ("PUT", METADATA, operations('{"type": "update"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "delete"}'), "operations[0].key: is missing"),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "increment", "key": "a", "value": {value}}}'), f"operations[0].value: {said}")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "increment", "key": "a", "value": {value}}}'),
+            f"operations[0].value: {said}",
+        )
         for value, said in [
             ('"1"', "must be a number"),
             ("null", "must be a number"),
@@ -189,7 +204,12 @@ BAD: list[tuple[str, str, str, str]] = [
         ]
     ),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "update", "value": {value}}}'), "operations[0].value: must be an object")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "update", "value": {value}}}'),
+            "operations[0].value: must be an object",
+        )
         for value in ("null", "[]", '"x"', "1")
     ),
     (
@@ -205,11 +225,28 @@ BAD: list[tuple[str, str, str, str]] = [
         "operations[1].key: is missing",
     ),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "set", "key": "a", "value": 1, "occurredAt": {moment}}}'), "operations[0].occurredAt: ")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "set", "key": "a", "value": 1, "occurredAt": {moment}}}'),
+            "operations[0].occurredAt: ",
+        )
         for moment in [
-            '"2026-01-31T14:05:00"', '"2026-01-31"', '"now"', '""', "0", "1700000000", "true", "[]",
-            '"0000-01-01T00:00:00Z"', '"2026-02-30T00:00:00Z"', '"2026-01-31T24:05:00Z"', '"2026-01-31T14:05:00+99:00"',
-            '"\u0662\u0660\u0662\u0666-01-31T14:05:00Z"', '"9999-12-31T23:59:59-23:59"', '"2026-01-31T14:05:00Z\\n"',
+            '"2026-01-31T14:05:00"',
+            '"2026-01-31"',
+            '"now"',
+            '""',
+            "0",
+            "1700000000",
+            "true",
+            "[]",
+            '"0000-01-01T00:00:00Z"',
+            '"2026-02-30T00:00:00Z"',
+            '"2026-01-31T24:05:00Z"',
+            '"2026-01-31T14:05:00+99:00"',
+            '"\u0662\u0660\u0662\u0666-01-31T14:05:00Z"',
+            '"9999-12-31T23:59:59-23:59"',
+            '"2026-01-31T14:05:00Z\\n"',
         ]
     ),
     ("POST", STATUS, "{}", "status: is missing"),
@@ -238,7 +275,25 @@ BAD: list[tuple[str, str, str, str]] = [
     ("POST", CREATE, '{"task": "t", "parentRunId": 5}', "parentRunId: must be a string"),
     *(
         ("POST", CREATE, json.dumps({"task": "t", "id": run}), "id: ")
-        for run in ["", " ", "a b", "a/b", "a%2Fb", "a\0", "é", "x" * 129, "x" * 200, "a\n", "r?", "#", 5, [], {}, True, "１"]
+        for run in [
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a%2Fb",
+            "a\0",
+            "é",
+            "x" * 129,
+            "x" * 200,
+            "a\n",
+            "r?",
+            "#",
+            5,
+            [],
+            {},
+            True,
+            "１",
+        ]
     ),
     ("POST", TRIGGER, '{"options": []}', "options: must be an object"),
     ("POST", TRIGGER, '{"options": "x"}', "options: must be an object"),
@@ -249,10 +304,12 @@ BAD: list[tuple[str, str, str, str]] = [
     ("POST", TRIGGER, '{"options": {"idempotencyKey": 5}}', "options.idempotencyKey: must be a string"),
     ("POST", TRIGGER, '{"options": {"parentRunId": "a b"}}', "options.parentRunId: a run id has"),
     ("POST", TRIGGER, '{"options": {"payloadType": 5}}', "options.payloadType: must be a string"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("method", "path", "content", "said"), BAD, ids=[f"{bad[1][-8:]}-{bad[2][:50]}" for bad in BAD])
+@pytest.mark.parametrize(
+    ("method", "path", "content", "said"), BAD, ids=[f"{bad[1][-8:]}-{bad[2][:50]}" for bad in BAD]
+)
 def test_a_body_that_says_something_impossible_is_400_and_named_by_its_place(
     app: Service, method: str, path: str, content: str, said: str
 ) -> None:
@@ -262,8 +319,20 @@ def test_a_body_that_says_something_impossible_is_400_and_named_by_its_place(
 PAST_BOUNDS = [
     ("POST", CREATE, json.dumps({"task": "x" * 257}), 422, "task: at most 256 characters"),
     ("PUT", METADATA, json.dumps({"actor": "x" * 257}), 422, "actor: at most 256 characters"),
-    ("POST", TRIGGER, json.dumps({"options": {"idempotencyKey": "x" * 2_049}}), 422, "options.idempotencyKey: at most"),
-    ("PUT", METADATA, operations('{"type": "delete", "key": "%s"}' % ("x" * 1_025)), 413, "operations[0].key: is 1025"),  # noqa: UP031
+    (
+        "POST",
+        TRIGGER,
+        json.dumps({"options": {"idempotencyKey": "x" * 2_049}}),
+        422,
+        "options.idempotencyKey: at most",
+    ),
+    (
+        "PUT",
+        METADATA,
+        operations('{"type": "delete", "key": "%s"}' % ("x" * 1_025)),
+        413,
+        "operations[0].key: is 1025",
+    ),
 ]
 
 
@@ -281,7 +350,7 @@ def test_many_faults_are_counted_and_the_first_ten_are_listed(app: Service) -> N
 
 
 def test_an_answer_does_not_grow_with_the_keys_it_names(app: Service) -> None:
-    content = '{"metadata": {"%s": NaN}}' % ("k" * 100_000)  # noqa: UP031
+    content = '{"metadata": {"%s": NaN}}' % ("k" * 100_000)
     assert len(refused(app, "PUT", METADATA, content)["detail"]) < 1_000
 
 
@@ -291,9 +360,19 @@ def test_an_answer_does_not_grow_with_the_keys_it_names(app: Service) -> None:
 @pytest.mark.parametrize(("method", "path"), WRITES)
 @pytest.mark.parametrize(
     "content_type",
-    ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx",
-     "json", "application/json, text/plain", "application/x-ndjson", "text/json", "*/*"],
-)  # fmt: skip
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "json",
+        "application/json, text/plain",
+        "application/x-ndjson",
+        "text/json",
+        "*/*",
+    ],
+)
 def test_a_body_that_is_not_called_json_is_415(app: Service, method: str, path: str, content_type: str) -> None:
     body = refused(app, method, path, "{}", 415, Content_Type=content_type)
     assert body["detail"].startswith("Content-Type is ")
@@ -304,7 +383,9 @@ def test_a_body_without_a_content_type_is_415(app: Service) -> None:
     assert problem(response, 415)["detail"].startswith("Content-Type is missing; send the body as JSON")
 
 
-@pytest.mark.parametrize("content_type", ["application/json;charset=utf-8", "Application/JSON", "application/merge-patch+json"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json;charset=utf-8", "Application/JSON", "application/merge-patch+json"]
+)
 def test_json_by_another_name_is_json(app: Service, content_type: str) -> None:
     assert app.request("PUT", METADATA, content="{}", headers={"Content-Type": content_type}).status_code == 200
 
@@ -355,7 +436,12 @@ QUERIES: list[tuple[str, str, int, str]] = [
     *((path, "=1", 400, "unknown query parameter ''") for path in READS),
     *((path, "%FF=%FE", 400, "unknown query parameter") for path in READS),
     ("/api/v1/runs", "page%5Bsize%5D=5&page%5Bsize%5D=6", 400, "'page[size]' is given twice"),
-    ("/api/v1/runs", "filter%5Bstatus%5D=QUEUED&filter%5Bstatus%5D=FAILED", 400, "'filter[status]' is given twice"),
+    (
+        "/api/v1/runs",
+        "filter%5Bstatus%5D=QUEUED&filter%5Bstatus%5D=FAILED",
+        400,
+        "'filter[status]' is given twice",
+    ),
     ("/api/v1/runs", "page%5Bsize%5D=abc", 400, "page[size] must be a whole number"),
     ("/api/v1/runs", "page%5Bsize%5D=", 400, "page[size] must be a whole number"),
     ("/api/v1/runs", "page%5Bsize%5D=5.0", 400, "page[size] must be a whole number"),
@@ -363,17 +449,46 @@ QUERIES: list[tuple[str, str, int, str]] = [
     ("/api/v1/runs", "filter%5Bstatus%5D=%00", 400, "filter[status]: unknown status"),
     *(
         (METADATA, f"version={version}", 400, "version must be a whole number, not")
-        for version in ["", "x", "1.5", "1e3", "0x1", "%2B1", "+1", " 1", "1%00", "9" * 20, "9" * 5_000, "NaN", "1_0", "%D9%A1"]
+        for version in [
+            "",
+            "x",
+            "1.5",
+            "1e3",
+            "0x1",
+            "%2B1",
+            "+1",
+            " 1",
+            "1%00",
+            "9" * 20,
+            "9" * 5_000,
+            "NaN",
+            "1_0",
+            "%D9%A1",
+        ]
     ),
     (METADATA, "version=1&version=1", 400, "'version' is given twice"),
     (METADATA, "version=1&at=2026-01-31T14:05:00Z", 400, "not for both"),
     *(
         (METADATA, f"at={moment}", 400, "at: ")
         for moment in [
-            "", "now", "2026-01-31", "2026-01-31T14:05:00", "1700000000", "0000-01-01T00:00:00Z", "2026-13-01T00:00:00Z",
-            "2026-02-30T00:00:00Z", "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "10000-01-01T00:00:00Z",
-            "2026-01-31T14:05:00%2B99:99", "2026-01-31T25:00:00Z", "-2026-01-31T14:05:00Z", "2026-01-31T14:05:00Z%00",
-            "%D9%A2%D9%A0%D9%A2%D9%A6-01-31T14:05:00Z", "2026-01-31T14:05:00.Z", "2026-W05-6T14:05:00Z",
+            "",
+            "now",
+            "2026-01-31",
+            "2026-01-31T14:05:00",
+            "1700000000",
+            "0000-01-01T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "0001-01-01T00:00:00%2B23:59",
+            "9999-12-31T23:59:59-23:59",
+            "10000-01-01T00:00:00Z",
+            "2026-01-31T14:05:00%2B99:99",
+            "2026-01-31T25:00:00Z",
+            "-2026-01-31T14:05:00Z",
+            "2026-01-31T14:05:00Z%00",
+            "%D9%A2%D9%A0%D9%A2%D9%A6-01-31T14:05:00Z",
+            "2026-01-31T14:05:00.Z",
+            "2026-W05-6T14:05:00Z",
         ]
     ),
     (METADATA + "/history", "after=x", 400, "after must be a whole number"),
@@ -385,10 +500,12 @@ QUERIES: list[tuple[str, str, int, str]] = [
     (METADATA + "/history", "order=ASC", 400, "order must be asc or desc"),
     (METADATA + "/history", "key=$.*", 400, "wildcards are not supported"),
     (METADATA + "/history", "key=a&key=b", 400, "'key' is given twice"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("path", "query", "status", "said"), QUERIES, ids=[f"{q[0][-8:]}?{q[1][:40]}" for q in QUERIES])
+@pytest.mark.parametrize(
+    ("path", "query", "status", "said"), QUERIES, ids=[f"{q[0][-8:]}?{q[1][:40]}" for q in QUERIES]
+)
 def test_a_query_that_means_nothing_is_refused_and_named(
     app: Service, path: str, query: str, status: int, said: str
 ) -> None:
@@ -407,7 +524,9 @@ KEYS = st.one_of(
     st.sampled_from(["a", "l", "$.a", "$.l.0", "$.l.3", "$.x.y", "$.", "$.a.*", "__proto__", "", "\0"]),
     st.text(max_size=8),
 )
-NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([1e308, -1e308, 2**53, 2**53 + 1, 10**25, 1e21, -0.0]))
+NUMBERS = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([1e308, -1e308, 2**53, 2**53 + 1, 10**25, 1e21, -0.0])
+)
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)),
@@ -462,7 +581,9 @@ def same(left: Any, right: Any) -> bool:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=BODY, as_ascii=st.booleans())
-def test_whatever_is_put_is_refused_cleanly_or_reads_back_equal(fuzzed: Service, body: Any, as_ascii: bool) -> None:
+def test_whatever_is_put_is_refused_cleanly_or_reads_back_equal(
+    fuzzed: Service, body: Any, as_ascii: bool
+) -> None:
     fuzzed.post("/api/v1/runs", {"id": "r", "task": "t"})
     fuzzed.put("r", {"metadata": {"a": 1, "l": [1, "x", None]}})
     before = fuzzed.get(METADATA).json()
@@ -476,7 +597,11 @@ def test_whatever_is_put_is_refused_cleanly_or_reads_back_equal(fuzzed: Service,
         return
     answer = response.json()
     assert same(answer["metadata"], after["metadata"])
-    assert answer["version"] == after["version"] == before["version"] + len(fuzzed.history("r", f"after={before['version']}"))
+    assert (
+        answer["version"]
+        == after["version"]
+        == before["version"] + len(fuzzed.history("r", f"after={before['version']}"))
+    )
     assert after["sizeBytes"] == len(
         fuzzed.get(METADATA).text.partition('"metadata":')[2].partition(',"metadataType"')[0].encode()
     )

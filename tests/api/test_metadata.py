@@ -7,6 +7,7 @@ import pytest
 
 from tests.api.service import SECOND, Service, operation, problem, service
 
+
 def answer(metadata: object, version: int, size: int, unapplied: object = ()) -> dict[str, Any]:
     return {
         "metadata": metadata,
@@ -162,8 +163,12 @@ def test_put_operations_is_one_event_each_in_order(api: Service) -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [{}, {"operations": []}, {"operations": [], "metadata": {"a": 9}}, {"unknown": 1}])
-def test_a_body_that_asks_for_nothing_answers_the_true_state_and_writes_nothing(api: Service, body: object) -> None:
+@pytest.mark.parametrize(
+    "body", [{}, {"operations": []}, {"operations": [], "metadata": {"a": 9}}, {"unknown": 1}]
+)
+def test_a_body_that_asks_for_nothing_answers_the_true_state_and_writes_nothing(
+    api: Service, body: object
+) -> None:
     api.create("r", metadata={"a": 1})
     before = api.contents()
     response = api.put("r", body)
@@ -378,7 +383,9 @@ def test_a_list_index_of_65535_is_taken_and_one_more_is_not(tmp_path: Path) -> N
 
 def test_sums_past_a_double_are_refused_with_their_place(api: Service) -> None:
     api.create("r", metadata={"n": 1.7e308})
-    body = problem(api.put("r", {"operations": [operation("set", "a", 1), operation("increment", "n", 1e308)]}), 422)
+    body = problem(
+        api.put("r", {"operations": [operation("set", "a", 1), operation("increment", "n", 1e308)]}), 422
+    )
     assert (body["place"], body["code"]) == ("operations[1]", "out-of-bounds")
     assert "key 'n'" in body["detail"]
     assert api.history()[-1]["version"] == 1
@@ -399,9 +406,20 @@ def test_nesting_of_64_levels_is_taken_and_65_is_refused_also_when_built_up(api:
 
 
 BAD_KEYS = [
-    "__proto__", "$.", "$..", "$.a.*", "$.*", "$.a.[0:2]", "$.a\\.b", "$.a~1b", "$.__proto__", "$.a.constructor.b",
-    "$.prototype", "$.a['__proto__']", "$.l.length",
-]  # fmt: skip
+    "__proto__",
+    "$.",
+    "$..",
+    "$.a.*",
+    "$.*",
+    "$.a.[0:2]",
+    "$.a\\.b",
+    "$.a~1b",
+    "$.__proto__",
+    "$.a.constructor.b",
+    "$.prototype",
+    "$.a['__proto__']",
+    "$.l.length",
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
@@ -416,7 +434,9 @@ def test_a_key_that_no_operation_may_use_refuses_the_whole_request(api: Service,
     assert [(one.code, one.key) for one in api.refusals()] == [("bad-path", key)]
 
 
-@pytest.mark.parametrize("key", ["", "$", "$x", "$[0]", "a.b", "constructor", "a.__proto__", "toString", "\0", "😀"])
+@pytest.mark.parametrize(
+    "key", ["", "$", "$x", "$[0]", "a.b", "constructor", "a.__proto__", "toString", "\0", "😀"]
+)
 def test_odd_literal_keys_are_ordinary(api: Service, key: str) -> None:
     api.create("r")
     assert api.put("r", {"operations": [operation("set", key, 1)]}).json()["metadata"] == {key: 1}

@@ -89,9 +89,12 @@ def test_a_path_that_is_none_is_404_and_nobody_is_sent_elsewhere(api: Service, p
         assert problem(api.request(method, path, json={}), 404)["code"] == "no-such-route"
 
 
-@pytest.mark.parametrize("path", ["/api/v3/runs/{}", "/api/v1/runs/{}/metadata", "/api/v1/runs/{}/metadata/history"])
 @pytest.mark.parametrize(
-    "run", ["a%00b", "a%20b", "%C3%A9", "%FF", "x" * 129, "x" * 200, "a,b", "%22", "a%0D%0AX:y", "a%5Cb", "%25", "a;b"]
+    "path", ["/api/v3/runs/{}", "/api/v1/runs/{}/metadata", "/api/v1/runs/{}/metadata/history"]
+)
+@pytest.mark.parametrize(
+    "run",
+    ["a%00b", "a%20b", "%C3%A9", "%FF", "x" * 129, "x" * 200, "a,b", "%22", "a%0D%0AX:y", "a%5Cb", "%25", "a;b"],
 )
 def test_what_cannot_be_an_id_is_answered_like_one_that_does_not_exist(api: Service, path: str, run: str) -> None:
     body = problem(api.get(path.format(run)), 404)

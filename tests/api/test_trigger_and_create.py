@@ -159,7 +159,9 @@ def trigger(api: Service, task: str = "t", **body: object) -> dict[str, object]:
 
 
 def test_trigger_answers_the_id_of_a_queued_run(api: Service) -> None:
-    answer = trigger(api, payload="hello", options={"payloadType": "text/plain", "metadata": {"a": 1}, "tags": "x"})
+    answer = trigger(
+        api, payload="hello", options={"payloadType": "text/plain", "metadata": {"a": 1}, "tags": "x"}
+    )
     assert answer == {"id": answer["id"], "isCached": False, "version": 1}
     (event,) = api.history(str(answer["id"]))
     assert event["data"] == created_data(

@@ -62,7 +62,10 @@ SENT: list[tuple[str, bytes, list[int]]] = [
     ("both lengths", PUT + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", [400]),
     (
         "a request smuggled behind both lengths",
-        PUT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + PUT + b"Content-Length: 2\r\n\r\n{}",
+        PUT
+        + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        + PUT
+        + b"Content-Length: 2\r\n\r\n{}",
         [400],
     ),
     ("two lengths", PUT + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
@@ -73,7 +76,11 @@ SENT: list[tuple[str, bytes, list[int]]] = [
     ("a length past 64 bits", PUT + b"Content-Length: 18446744073709551616\r\n\r\n{}", [400]),
     ("a length of 5,000 digits", PUT + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n", [400]),
     ("a length of three million", PUT + b"Content-Length: 3000000\r\n\r\n{", [413]),
-    ("three million bytes in chunks", CHUNKED + (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 46 + b"0\r\n\r\n", [413]),
+    (
+        "three million bytes in chunks",
+        CHUNKED + (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 46 + b"0\r\n\r\n",
+        [413],
+    ),
     ("a header with NUL", GET + HOST + b"X: a\0b\r\n\r\n", [400]),
     ("a header name with a space", GET + HOST + b"X Y: z\r\n\r\n", [400]),
     ("a header without a colon", GET + HOST + b"XYZ\r\n\r\n", [400]),
@@ -91,7 +98,11 @@ SENT: list[tuple[str, bytes, list[int]]] = [
     ("nothing", b"", []),
     ("empty lines", b"\r\n\r\n\r\n", []),
     ("half a request line", b"GET /heal", []),
-    ("a web socket", GET + HOST + b"Upgrade: websocket\r\nConnection: close, Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n", [200]),
+    (
+        "a web socket",
+        GET + HOST + b"Upgrade: websocket\r\nConnection: close, Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n",
+        [200],
+    ),
     ("another Host", GET + b"Host: evil.example\r\n" + END, [421]),
     ("a Host that begins like ours", GET + b"Host: 127.0.0.1.evil.example\r\n" + END, [421]),
     ("a second, foreign Host", GET + HOST + b"Host: evil.example\r\n" + END, [421]),
@@ -105,8 +116,12 @@ SENT: list[tuple[str, bytes, list[int]]] = [
     ("Forwarded", GET + HOST + b"Forwarded: for=127.0.0.1\r\n" + END, [400]),
     ("Expect", PUT + b"Expect: 100-continue\r\nContent-Length: 2\r\n" + END + b"{}", [100, 200]),
     ("three in a row", (GET + HOST + b"\r\n") * 2 + GET + HOST + END, [200, 200, 200]),
-    ("an unread body, then another", b"PUT /nothing HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n{}" + GET + HOST + END, [404, 200]),
-]  # fmt: skip
+    (
+        "an unread body, then another",
+        b"PUT /nothing HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n{}" + GET + HOST + END,
+        [404, 200],
+    ),
+]
 
 
 @pytest.mark.parametrize(("sent", "expected"), [case[1:] for case in SENT], ids=[case[0] for case in SENT])
