@@ -67,7 +67,7 @@ class Server:
 
     def __init__(self, path: Path, *options: str, **variables: str) -> None:
         self.path = path
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - Closed by `close`.
         self.process = subprocess.Popen(
             command("serve", "--port", "0", "--database-url", f"sqlite+aiosqlite:///{path}", *options),
             env=environment(**variables),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,8 @@ class Connection:
     async def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
-            try:
+            with suppress(ConnectionError):
                 await self._streams[1].wait_closed()
-            except ConnectionError:
-                pass
             self._streams = None
 
 

@@ -292,7 +292,7 @@ BAD: list[tuple[str, str, str, str]] = [
             [],
             {},
             True,
-            "１",
+            "\uff11",
         ]
     ),
     ("POST", TRIGGER, '{"options": []}', "options: must be an object"),
