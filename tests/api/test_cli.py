@@ -4,7 +4,9 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,19 @@ COMMANDS = {
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
-    """A database with two runs, closed, where commands look for it by default."""
-    path = tmp_path / "run-ledger.db"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "original.db"
     with service(path) as api:
         api.create("other", task="x", status="COMPLETED")
         fill(api)
     return path
+
+
+@pytest.fixture
+def filled(original: Path, tmp_path: Path) -> Path:
+    """A database with two runs, closed, where commands look for it by default."""
+    return Path(shutil.copy(original, tmp_path / "run-ledger.db"))
 
 
 def fill(api: Service) -> None:
@@ -62,29 +69,55 @@ HISTORY = [
 ]
 
 
-def on_terminal(*arguments: str, cwd: Path, columns: int = 100, **variables: str) -> tuple[int, str]:
-    """Exit code, and what a person at a terminal sees; colours are left out, everything else is left in."""
-    main, side = pty.openpty()
+class Terminal:
+    """A terminal of *columns*, on which commands are run in this process."""
+
+    def __init__(self, call: Call, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        self._call = call
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments: str) -> str:
+        """What a person sees; colours are left out, everything else is left in."""
+        main, side = pty.openpty()
+        with ThreadPoolExecutor() as pool, self._monkeypatch.context() as patch:
+            seen = pool.submit(read_to_the_end, main)
+            with open(side, "w", encoding="utf-8") as screen:  # noqa: PTH123 - A descriptor, no path.
+                patch.setattr("sys.stdout", screen)
+                assert self._call(*arguments).code == 0
+            return without_colours(seen.result(PATIENCE_S))
+
+
+def read_to_the_end(descriptor: int) -> bytes:
+    seen = b""
     try:
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=cwd,
-            env=environment(COLUMNS=str(columns), TERM="xterm", **variables),
-            stdout=side,
-            stderr=side,
-            stdin=side,
-        )
-        os.close(side)
-        seen = b""
-        try:
-            while piece := os.read(main, 65_536):
-                seen += piece
-        except OSError:  # The other end is closed.
-            pass
-        code = process.wait(PATIENCE_S)
+        while piece := os.read(descriptor, 65_536):
+            seen += piece
+    except OSError:  # The other end is closed.
+        pass
     finally:
-        os.close(main)
-    return code, re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r\n", "\n")
+        os.close(descriptor)
+    return seen
+
+
+def without_colours(seen: bytes) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r\n", "\n")
+
+
+@pytest.fixture
+def terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(call, monkeypatch, 100)
+
+
+@pytest.fixture
+def narrow(call: Call, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(call, monkeypatch, 70)
+
+
+@pytest.fixture
+def wide(call: Call, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(call, monkeypatch, 400)
 
 
 # --- help ---
@@ -206,26 +239,35 @@ def test_set_says_the_version_and_the_size(call: Call, filled: Path) -> None:
 
 
 def test_get_on_a_terminal_has_a_head_line_and_indented_json(filled: Path) -> None:
-    code, seen = on_terminal("get", "r", cwd=filled.parent)
-    assert (code, seen) == (0, 'r, version 8, 13 of 4,096 bytes\n{\n  "done": true\n}\n')
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        command("get", "r"), cwd=filled.parent, env=environment(TERM="xterm"), stdin=side, stdout=side, stderr=side
+    )
+    os.close(side)
+    seen = without_colours(read_to_the_end(main))
+    assert (process.wait(PATIENCE_S), seen) == (0, 'r, version 8, 13 of 4,096 bytes\n{\n  "done": true\n}\n')
 
 
-def test_history_on_a_terminal_is_a_table_that_gives_way(filled: Path) -> None:
-    code, seen = on_terminal("history", "r", cwd=filled.parent)
-    assert code == 0
-    head, *rows = seen.splitlines()
+def test_history_on_a_terminal_is_a_table(terminal: Terminal, filled: Path) -> None:
+    head, *rows = terminal("history", "r").splitlines()
     assert head.split() == ["version", "recorded", "actor", "event", "what"]
     assert [(row.split()[0], row.split(maxsplit=5)[5].strip()) for row in rows] == [
         (version, what) for version, _, _, what in HISTORY
     ]
-    code, seen = on_terminal("history", "r", cwd=filled.parent, columns=70)
+
+
+def test_the_last_column_gives_way_on_a_narrow_terminal(narrow: Terminal, filled: Path) -> None:
+    seen = narrow("history", "r")
+    assert len(seen.splitlines()) == 9
     assert all(len(line) <= 70 for line in seen.splitlines())
     assert "…" in seen
 
 
-def test_a_terminal_is_told_how_to_see_more_and_a_pipe_is_not(call: Call, filled: Path) -> None:
-    assert on_terminal("history", "r", "--limit", "3", cwd=filled.parent)[1].endswith("There is more: --after 3\n")
-    assert on_terminal("runs", "--limit", "1", cwd=filled.parent)[1].endswith("There is more: --after r\n")
+def test_a_terminal_is_told_how_to_see_more_and_a_pipe_is_not(
+    call: Call, terminal: Terminal, filled: Path
+) -> None:
+    assert terminal("history", "r", "--limit", "3").endswith("There is more: --after 3\n")
+    assert terminal("runs", "--limit", "1").endswith("There is more: --after r\n")
     assert "There is more" not in call("runs", "--limit", "1").out
 
 
@@ -243,9 +285,10 @@ def nasty(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [["get", "n:fire:"], ["history", "n:fire:"], ["runs"]])
-def test_nothing_from_metadata_can_steer_a_terminal(call: Call, nasty: Path, arguments: list[str]) -> None:
-    code, seen = on_terminal(*arguments, cwd=nasty.parent, columns=400)
-    assert code == 0
+def test_nothing_from_metadata_can_steer_a_terminal(
+    call: Call, wide: Terminal, nasty: Path, arguments: list[str]
+) -> None:
+    seen = wide(*arguments)
     assert CONTROL.findall(seen) == []
     assert "n:fire:" in seen or arguments[0] == "history"
     rows = {"get": None, "history": 3, "runs": 2}[arguments[0]]
@@ -256,11 +299,11 @@ def test_nothing_from_metadata_can_steer_a_terminal(call: Call, nasty: Path, arg
         assert [line.count("\t") for line in piped.out.splitlines()] == [4] * (rows - 1)
 
 
-def test_what_get_prints_is_json_whatever_it_holds(call: Call, nasty: Path) -> None:
+def test_what_get_prints_is_json_whatever_it_holds(call: Call, terminal: Terminal, nasty: Path) -> None:
     expected = {**NASTY_VALUE, "k\x1b[2J\n\t": "\x9b2J"}
     assert json.loads(call("get", "n:fire:").out) == expected
     assert json.loads(call("get", "n:fire:", "--json").out)["metadata"] == expected
-    _, seen = on_terminal("get", "n:fire:", cwd=nasty.parent)
+    seen = terminal("get", "n:fire:")
     head, _, shown = seen.partition("\n")
     assert head.startswith("n:fire:, version 2")
     assert json.loads(shown) == expected
