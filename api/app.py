@@ -12,15 +12,16 @@ from api.access import OpenAccess
 from api.problems import HANDLERS
 from ledger.ledger import Ledger, Log
 
+# The most asked for come first: routes are tried in order.
 ROUTES = (
+    Route("/api/v1/runs/{run_id}/metadata", metadata.put_metadata, methods=["PUT"]),
+    Route("/api/v1/runs/{run_id}/metadata", metadata.get_metadata, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
-    Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
-    Route("/api/v1/runs/{run_id}/metadata", metadata.get_metadata, methods=["GET"]),
-    Route("/api/v1/runs/{run_id}/metadata", metadata.put_metadata, methods=["PUT"]),
-    Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
 )

@@ -93,6 +93,9 @@ Payload = Annotated[Value, AfterValidator(_payload)]
 Duration = Annotated[int, BeforeValidator(_ttl)]
 
 
+Operations = Annotated[tuple[AnyOperation, ...], Field(max_length=OPERATIONS_MAX, strict=False)]
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=False, strict=True
@@ -119,7 +122,7 @@ class TriggerOptions(_Wire):
     payload_type: str | None = Field(default=None, max_length=NAME_CHARACTERS_MAX)
     metadata: Object | None = None
     tags: Tags = ()
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048)] | None = None
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048, pattern=r"^[^\x00]*$")] | None = None
     idempotency_key_ttl: Duration | None = Field(
         default=IDEMPOTENCY_TTL_S_DEFAULT, validation_alias="idempotencyKeyTTL"
     )
@@ -169,16 +172,16 @@ class MetadataChange(_Wire):
 
     # Null is refused where a list or an object belongs: a caller that sends it means something else.
     metadata: Object = Field(default_factory=dict)
-    operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
-    parent_operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
-    root_operations: list[AnyOperation] = Field(default=[], max_length=OPERATIONS_MAX)
+    operations: Operations = ()
+    parent_operations: Operations = ()
+    root_operations: Operations = ()
     attempt: Attempt | None = None
     actor: Name | None = None
 
-    def own_operations(self) -> list[Operation]:
+    def own_operations(self) -> tuple[Operation, ...]:
         """What to do to the run's own metadata; `metadata` is ignored beside a list of operations."""
         from_lists = "operations" in self.model_fields_set or "metadata" not in self.model_fields_set
-        return list(self.operations) if from_lists else [Update.model_construct(value=self.metadata)]
+        return self.operations if from_lists else (Update.model_construct(value=self.metadata),)
 
     def model_post_init(self, _: Any) -> None:
         """Hold the three lists together against their bound."""

@@ -40,6 +40,16 @@ def run_id_of(request: Request) -> str:
     return run_id
 
 
+def headers_of(request: Request) -> dict[str, str]:
+    """The headers by lower-case name, decoded once a request; of repeated ones the last."""
+    scope = request.scope
+    headers: dict[str, str] | None = scope.get("run_ledger.headers")
+    if headers is None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        scope["run_ledger.headers"] = headers
+    return headers
+
+
 async def read_bytes(request: Request) -> bytes:
     """
     The body, when it is JSON of an acceptable size.
@@ -47,7 +57,7 @@ async def read_bytes(request: Request) -> bytes:
     Raises:
         Problem: 415 for anything but plain JSON, 413 for more than 2 MiB, 400 for nothing at all.
     """
-    headers = request.headers
+    headers = headers_of(request)
     content_type = headers.get("content-type")
     if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
         raise _unsupported(
@@ -92,11 +102,10 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
 
     Source: draft-ietf-httpapi-idempotency-key-header; the SDK's `x-trigger-request-idempotency-key`.
     """
-    key = request.headers.get("idempotency-key")
+    headers = headers_of(request)
+    key = headers.get("idempotency-key", headers.get("x-trigger-request-idempotency-key"))
     if key is None:
-        key = request.headers.get("x-trigger-request-idempotency-key")
-        if key is None:
-            return None
+        return None
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX or not key.isprintable():
@@ -124,7 +133,7 @@ def expected_versions(request: Request) -> frozenset[int] | None:
 
 def has_version(request: Request, version: int) -> bool:
     """Whether `If-None-Match` says that the caller has this version already (weak comparison)."""
-    if "if-none-match" not in request.headers:
+    if "if-none-match" not in headers_of(request):
         return False
     tags = _entity_tags(request, "if-none-match")
     return tags is None or any(tag == str(version) for _, tag in tags)
@@ -132,7 +141,7 @@ def has_version(request: Request, version: int) -> bool:
 
 def caller_of(request: Request, actor: str | None) -> Caller:
     """Who asks: in an open ledger the name that the body gives."""
-    trace = request.headers.get("traceparent")
+    trace = headers_of(request).get("traceparent")
     if trace is not None and not _TRACEPARENT.fullmatch(trace):
         trace = None  # A broken trace context is to be ignored, says W3C Trace Context.
     return Caller(actor=actor or ANONYMOUS, traceparent=trace)
@@ -198,9 +207,11 @@ def moment(request: Request, name: str) -> Microseconds | None:
 
 def _entity_tags(request: Request, header: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
-    lines = request.headers.getlist(header)
-    text = ", ".join(lines)  # Several lines of one header are one list (RFC 9110, 5.3).
-    if not lines or text.strip() == "*":
+    if header not in headers_of(request):
+        return None
+    # Several lines of one header are one list (RFC 9110, 5.3).
+    text = ", ".join(request.headers.getlist(header))
+    if text.strip() == "*":
         return None
     tags = []
     start = 0

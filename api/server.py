@@ -1,6 +1,7 @@
 """Run the application under uvicorn."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from ledger.ledger import Ledger
 
 SHUTDOWN_S = 10  # seconds that requests in flight get to finish
 BACKLOG = 2_048  # connections that may wait to be accepted
+GC_ALLOCATIONS = 50_000  # allocations, net of releases, between two searches for cycles
 
 
 class _Server(uvicorn.Server):
@@ -83,4 +85,9 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         backlog=BACKLOG,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
+    # What is loaded by now stays; requests leave next to no cycles behind, and looking for them after every few
+    # hundred allocations took an eighth of the processor time of a write.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
     await _Server(config, ready).serve([listener])

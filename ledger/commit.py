@@ -11,10 +11,10 @@ in between. Refusals wait for the commit too, because they may rest on a neighbo
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, assert_never
 
-from sqlalchemy import Connection
+from sqlalchemy import ClauseElement
 
 from ledger import statements
 from ledger.chain import GENESIS, SALT_BYTES, commitment, event_hash
@@ -57,22 +57,33 @@ REFUSALS_KEPT = 100  # refusals of a run that are kept
 EXPIRED_KEYS_AT_ONCE = 200  # expired idempotency keys that a group clears away
 MICROSECONDS = 1_000_000
 
+
+class Transaction(Protocol):
+    """An open write transaction of an engine."""
+
+    def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """All rows of a statement, by column name."""
+
+    def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of *rows*."""
+
+
 _Refused = Refusal | LateWrite
 _Target = tuple[ListName, Sequence[Operation]]
 
 
 def commit_group(
-    connection: Connection,
+    transaction: Transaction,
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
     now: Microseconds,
 ) -> list[Outcome | Exception]:
     """
-    Carry out *writes* in order within the open transaction of *connection*.
+    Carry out *writes* in order within *transaction*.
 
     Args:
-        connection: In a transaction that has sent nothing yet.
+        transaction: Open, and has sent nothing yet.
         environment: The environment that all of them belong to.
         writes: At least one.
         rules: Limits and windows.
@@ -81,7 +92,7 @@ def commit_group(
     Returns:
         For each write what was done, or the error to raise to its caller. True only once committed.
     """
-    group = Group(connection, environment, rules, now)
+    group = Group(transaction, environment, rules, now)
     group.read(writes)
     outcomes: list[Outcome | Exception] = []
     for write in writes:
@@ -96,8 +107,10 @@ def commit_group(
 class Group:
     """The state of one transaction."""
 
-    def __init__(self, connection: Connection, environment: Environment, rules: Rules, now: Microseconds) -> None:
-        self._connection = connection
+    def __init__(
+        self, transaction: Transaction, environment: Environment, rules: Rules, now: Microseconds
+    ) -> None:
+        self._transaction = transaction
         self._environment_id = environment.id
         self._environment = environment.name
         self._rules = rules
@@ -190,8 +203,9 @@ class Group:
         send(statements.ADD_SNAPSHOTS, self._snapshots)
         self._flush_refusals()
         if self._to_forget:
-            self._connection.execute(
-                statements.FORGET, {"environment_id": self._environment_id, "values": self._to_forget}
+            send(
+                statements.FORGET,
+                [{"environment_id": self._environment_id, "values": values.dump([*self._to_forget])}],
             )
         send(statements.REMEMBER, self._to_remember)
         if self._events:
@@ -219,7 +233,11 @@ class Group:
         if command.parent is not None and parent is None:
             raise UnknownParent(command.parent)
         snapshot = Snapshot.of(command.metadata, 1)
-        check(snapshot, self._rules.metadata_bytes_max)
+        try:
+            check(snapshot, self._rules.metadata_bytes_max)
+        except Refusal as refusal:
+            refusal.run_id = command.run_id
+            raise
         body = RunCreated(
             task=command.task,
             parent=None if parent is None else parent.run.id,
@@ -247,7 +265,7 @@ class Group:
         )
         self._keep_head(head)
         self._new[head.key] = head
-        if command.idempotency_key is not None:
+        if command.idempotency_key is not None and command.idempotency_ttl_s > 0:
             self._by_idempotency_key[command.task, command.idempotency_key] = head
         self._record(head, 0, [new_event(body)], command.attempt, caller.actor, _headers(caller))
         return Written(head.run, created=True)
@@ -256,14 +274,15 @@ class Group:
         own = self._named(command.run_id, command.expected)
         attempt = command.attempt or own.run.attempt
         self._refuse_late(own, attempt, caller)
-        lists: list[tuple[Head, _Target]] = [
-            (own, ("operations", command.operations)),
-            (self._above(own, own.parent_key), ("parentOperations", command.parent_operations)),
-            (self._above(own, own.root_key), ("rootOperations", command.root_operations)),
+        lists: list[tuple[int | None, _Target]] = [
+            (own.key, ("operations", command.operations)),
+            (own.parent_key, ("parentOperations", command.parent_operations)),
+            (own.root_key, ("rootOperations", command.root_operations)),
         ]
         by_head: dict[int, tuple[Head, list[_Target]]] = {}
-        for head, target in lists:
-            if target[1]:
+        for key, target in lists:
+            if target[1]:  # Parent and root were read only if there is something to do to them.
+                head = self._above(own, key)
                 by_head.setdefault(head.key, (head, []))[1].append(target)
         decided = [
             (head, targets, self._decide(head, targets, own, attempt, caller))
@@ -388,6 +407,7 @@ class Group:
                     "headers": headers,
                     "data": event.data,
                     "salt": salt,
+                    "commitment": None,
                     "hash": head.hash,
                 }
             )
@@ -487,7 +507,7 @@ class Group:
 
     def _flush_refusals(self) -> None:
         counts = {
-            row["run_key"]: row["max_1"] for row in self._rows_in(statements.COUNT_REFUSALS, set(self._refusals))
+            row["run_key"]: row["count"] for row in self._rows_in(statements.COUNT_REFUSALS, set(self._refusals))
         }
         rows: dict[tuple[int, int], dict[str, Any]] = {}
         for run_key, refusals in self._refusals.items():
@@ -501,15 +521,14 @@ class Group:
         self._send(statements.ADD_REFUSALS, list(rows.values()))
 
     def _rows(self, statement: Any, **parameters: Any) -> Sequence[Any]:
-        found = self._connection.execute(statement, {"environment_id": self._environment_id, **parameters})
-        return found.mappings().all()
+        return self._transaction.rows(statement, {"environment_id": self._environment_id, **parameters})
 
     def _rows_in(self, statement: Any, wanted: set[Any]) -> Sequence[Any]:
-        return self._rows(statement, values=list(wanted)) if wanted else ()
+        return self._rows(statement, values=values.dump([*wanted])) if wanted else ()
 
     def _send(self, statement: Any, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self._connection.execute(statement, rows)
+            self._transaction.send(statement, rows)
 
 
 def _headers(caller: Caller, source_run: str | None = None, source_attempt: int | None = None) -> str:

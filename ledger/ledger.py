@@ -8,16 +8,18 @@ The ledger: open a database, then work on one environment's log.
     log.current("run_1").metadata
 """
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sqlalchemy import Connection, make_url
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import reads, statements
+from ledger.commit import Transaction
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.reads import Page, RunDetails
 from ledger.sqlite import SqliteStore
@@ -47,6 +49,8 @@ from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
 LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the last flush of a run
+
+_ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +174,17 @@ class Ledger:
         The log of an environment, which is made when it is first named.
 
         Args:
-            environment: A name such as `dev`; lower-case letters, digits and hyphens.
+            environment: A name such as `dev`: at most 32 lower-case letters, digits and hyphens, a letter first.
+
+        Raises:
+            ValueError: No name for an environment.
+            Unavailable: It is new, and nothing can be written; try again.
         """
+        if not _ENVIRONMENT.fullmatch(environment):
+            raise ValueError(
+                f"{environment!r} cannot name an environment; "
+                "use at most 32 lower-case letters, digits and hyphens, a letter first"
+            )
         known = self._environments.get(environment)
         if known is None:
             async with self._store.reading() as reader:
@@ -395,21 +408,18 @@ async def _open_store(url: str) -> SqliteStore:
     return await SqliteStore.open(parsed)
 
 
-def _add_environment(connection: Connection, name: str) -> int:
-    found = connection.execute(statements.ENVIRONMENT, {"name": name}).scalar()  # Another process may be faster.
-    if found is not None:
-        return int(found)
-    added = connection.execute(statements.ADD_ENVIRONMENT, {"name": name})
-    assert added.inserted_primary_key is not None
-    environment_id = int(added.inserted_primary_key[0])
-    connection.execute(
-        statements.ADD_LOG,
-        {
-            "environment_id": environment_id,
-            "last_position": 0,
-            "last_run_key": 0,
-            "last_recorded_at": 0,
-            "epoch": secrets.token_hex(8),
-        },
-    )
+def _add_environment(transaction: Transaction, name: str) -> int:
+    found = transaction.rows(statements.ENVIRONMENT, {"name": name})
+    if found:  # Another process was faster.
+        return int(found[0]["environment_id"])
+    transaction.send(statements.ADD_ENVIRONMENT, [{"environment_id": None, "name": name}])
+    environment_id = int(transaction.rows(statements.ENVIRONMENT, {"name": name})[0]["environment_id"])
+    log = {
+        "environment_id": environment_id,
+        "last_position": 0,
+        "last_run_key": 0,
+        "last_recorded_at": 0,
+        "epoch": secrets.token_hex(8),
+    }
+    transaction.send(statements.ADD_LOG, [log])
     return environment_id

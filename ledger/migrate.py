@@ -1,5 +1,6 @@
 """Bring a database's tables up to date. Alembic is loaded only when there is something to do."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -18,6 +19,18 @@ def revision(connection: Connection) -> str | None:
     return found
 
 
+def refuse_foreign(tables: Iterable[str]) -> None:
+    """
+    Leave another program's database alone.
+
+    Raises:
+        UnusableDatabase: There are tables, and they are not this program's.
+    """
+    found = set(tables)
+    if found and not {"alembic_version", "environments", "logs"} <= found:
+        raise UnusableDatabase("this database holds other tables; give Run Ledger a database of its own")
+
+
 def upgrade(connection: Connection) -> bool:
     """
     Apply what is missing, within the open write transaction of *connection*: all of it or nothing.
@@ -31,8 +44,7 @@ def upgrade(connection: Connection) -> bool:
     found = revision(connection)
     if found == HEAD:
         return False
-    if found is None and inspect(connection).get_table_names():
-        raise UnusableDatabase("this database holds other tables; give Run Ledger a database of its own")
+    refuse_foreign(inspect(connection).get_table_names())
 
     from alembic import command  # noqa: PLC0415 - Loading Alembic costs every start a tenth of a second.
     from alembic.config import Config  # noqa: PLC0415

@@ -79,15 +79,15 @@ class RunDetails:
 
 async def head(reader: Reader, environment_id: int, run_id: str) -> Head:
     """The head of a run."""
-    row = await reader.row(statements.HEADS, environment_id=environment_id, values=[run_id])
-    if row is None:
+    row = await reader.row(statements.HEADS, environment_id=environment_id, values=values.dump([run_id]))
+    if row is None or row["run_id"] != run_id:  # SQLite looks an id up to its first NUL only.
         raise RunNotFound(run_id)
     return read_head(row)
 
 
 async def head_by_key(reader: Reader, environment_id: int, run_key: int) -> Head:
     """The head of a run that is known to exist."""
-    row = await reader.row(statements.HEADS_BY_KEY, environment_id=environment_id, values=[run_key])
+    row = await reader.row(statements.HEADS_BY_KEY, environment_id=environment_id, values=values.dump([run_key]))
     assert row is not None, f"run key {run_key} has no head"
     return read_head(row)
 

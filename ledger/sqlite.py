@@ -12,21 +12,26 @@ WAL with `synchronous=FULL`: a commit returns after the log is synced, and reade
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, pool
+from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ledger import statements
-from ledger.errors import Busy, LedgerError, StorageFailed, StorageFull, UnusableDatabase
-from ledger.migrate import upgrade
+from ledger.commit import Transaction
+from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
+from ledger.migrate import refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
+WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
 READERS_MAX = 4  # connections for reads that are not answered on the spot
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
@@ -35,7 +40,6 @@ _WAL_RESET_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
@@ -55,12 +59,14 @@ class SqliteStore:
     Use `open` to make one and `close` to let it go.
     """
 
-    def __init__(self, path: Path, writer: Engine, thread: ThreadPoolExecutor, readers: AsyncEngine) -> None:
-        self._writer = writer
+    def __init__(self, path: Path, thread: ThreadPoolExecutor, readers: AsyncEngine) -> None:
+        self._path = path
         self._thread = thread
+        self._writer: sqlite3.Connection | None = None
         self._readers = readers
+        self._closed = False
         self._point = _connect(path)
-        self._current = statements.as_sqlite(statements.CURRENT)
+        self._point.execute("PRAGMA query_only = ON")
 
     @classmethod
     async def open(cls, url: URL) -> "SqliteStore":
@@ -71,26 +77,19 @@ class SqliteStore:
             UnusableDatabase: It is no database, a newer release wrote it, or it cannot be opened.
         """
         path = _file(url)
-        writer = create_engine(
-            url.set(drivername="sqlite+pysqlite"),
-            poolclass=pool.StaticPool,
-            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
-        )
         readers = create_async_engine(
             url.set(drivername="sqlite+aiosqlite"),
             pool_size=READERS_MAX,
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
         )
-        event.listen(writer, "connect", _prepare)
-        event.listen(writer, "begin", _begin_immediate)
-        event.listen(readers.sync_engine, "connect", _prepare)
+        event.listen(readers.sync_engine, "connect", _on_connect)
         event.listen(readers.sync_engine, "begin", _begin)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         _warn_about_old_sqlite()
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, _migrate, writer)
-            return cls(path, writer, thread, readers)
+            await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
+            return cls(path, thread, readers)
         except (DBAPIError, sqlite3.Error) as error:
             thread.shutdown()
             raise UnusableDatabase(f"cannot open {path}: {_reason(error)}") from error
@@ -100,16 +99,19 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Close every connection. The last one of all processes folds the log back into the file."""
+        if self._closed:
+            return
+        self._closed = True
         self._point.close()
         await self._readers.dispose()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.dispose)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
         self._thread.shutdown()
 
-    async def write(self, work: Callable[[Connection], _Result]) -> _Result:
+    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """
         Run *work* in one write transaction, in the writer's thread, and commit it.
 
-        To be awaited by one task only, which is not cancelled while it waits: the thread goes on regardless.
+        A caller that is cancelled does not stop it: the thread carries it to its end.
 
         Raises:
             Unavailable: Nothing was written.
@@ -119,6 +121,7 @@ class SqliteStore:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator["Reader"]:
         """A consistent view of the database for as long as the block lasts."""
+        self._refuse_closed()
         try:
             async with self._readers.connect() as connection, connection.begin():
                 yield Reader(connection)
@@ -127,27 +130,58 @@ class SqliteStore:
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
+        self._refuse_closed()
         try:
             row: tuple[str, int, int] | None = self._point.execute(
-                self._current, {"environment_id": environment_id, "run_id": run_id}
+                _text(statements.CURRENT), {"environment_id": environment_id, "run_id": run_id}
             ).fetchone()
         except sqlite3.Error as error:
             _translate(error)
         return row
 
-    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Busy("the ledger is closed; open it again")
+
+    def _transact(self, work: Callable[[Transaction], _Result]) -> _Result:
         try:
-            with self._writer.connect() as connection:
-                try:
-                    with connection.begin():
-                        return work(connection)
-                except BaseException:
-                    # Whatever failed, the next group begins on a connection that holds no lock. A connection
-                    # that saw the storage fail is not trusted again.
-                    connection.invalidate()
-                    raise
-        except DBAPIError as error:
-            _translate(error)
+            if self._writer is None:
+                self._writer = _connect(self._path)
+            self._writer.execute("BEGIN IMMEDIATE")
+            result = work(SqliteTransaction(self._writer))
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            # Whatever failed, closing gives up the lock and rolls back, and a connection that saw the storage fail
+            # is not trusted again.
+            self._close_writer()
+            if isinstance(error, sqlite3.Error):
+                _translate(error)
+            raise
+        return result
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+
+class SqliteTransaction:
+    """
+    An open write transaction: the ledger's statements, run by Python's own driver.
+
+    SQLAlchemy writes their text once; to run them through it would cost more than running them does.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """All rows of a statement, by column name."""
+        return self._connection.execute(_text(statement), parameters).fetchall()
+
+    def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of *rows*."""
+        self._connection.executemany(_text(statement), rows)
 
 
 class Reader:
@@ -167,20 +201,63 @@ class Reader:
         return found.mappings().first()
 
 
-def _migrate(engine: Engine) -> None:
+@cache
+def _text(statement: ClauseElement) -> str:
+    """The text of a statement, with named parameters for what its callers give."""
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    text = str(compiled)
+    for name, constant in compiled.params.items():
+        if isinstance(constant, int):  # SQLAlchemy passes OFFSET 0 as a parameter of its own.
+            text = text.replace(f":{name}", str(constant))
+    return text
+
+
+def _prepare_file(path: Path, url: URL) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+        # Before anything is written: WAL is a mark in the file that another program may not want.
+        refuse_foreign(name for (name,) in connection.execute("SELECT name FROM sqlite_master"))
+        _switch_to_wal(connection)
+    _migrate(url)
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch a file to WAL, again and again: where two processes do it at once, SQLite gives up without waiting."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
+
+
+def _migrate(url: URL) -> None:
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        poolclass=pool.NullPool,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _begin_immediate)
     with engine.connect() as connection, connection.begin():
         upgrade(connection)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """The connection of the event loop's thread; it reads only."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
-    _prepare(connection, None)
-    connection.execute("PRAGMA query_only = ON")
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    _prepare(connection)
     return connection
 
 
-def _prepare(connection: Any, _record: object) -> None:
+def _on_connect(connection: Any, _record: object) -> None:
+    _prepare(connection)
+
+
+def _prepare(connection: Any) -> None:
     """Set up a connection: BEGIN is ours to send, not the driver's."""
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -214,22 +291,23 @@ def _file(url: URL) -> Path:
 
 
 def _translate(error: DBAPIError | sqlite3.Error) -> NoReturn:
-    """Say in the ledger's words what the driver said, and keep the cause."""
-    raise translated(error) from error
+    """
+    Say in the ledger's words what the driver said of the storage, and keep the cause.
 
-
-def translated(error: BaseException) -> LedgerError:
-    """The ledger's error for a driver's."""
+    What the driver says of a statement is a fault of this program and stays as it is.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", 0)
     if code in _FULL:
-        return StorageFull(_reason(error))
+        raise StorageFull(_reason(error)) from error
     if code & 0xFF in _BUSY:
-        return Busy(
+        raise Busy(
             f"another process has held the write lock for {BUSY_TIMEOUT_MS // 1000} seconds; "
             "nothing was written, try again"
-        )
-    return StorageFailed(_reason(error))
+        ) from error
+    if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        raise error
+    raise StorageFailed(_reason(error)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -247,8 +325,3 @@ def _warn_about_old_sqlite() -> None:
             "use 3.51.3, 3.50.7, 3.44.6 or later before you let more than one process write",
             sqlite3.sqlite_version,
         )
-
-
-def is_sqlite(url: str) -> bool:
-    """Whether a database URL is for this engine."""
-    return make_url(url).get_backend_name() == "sqlite"

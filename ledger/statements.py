@@ -4,12 +4,31 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
-from sqlalchemy import Integer, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects import sqlite
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
 
 _environment = bindparam("environment_id", type_=Integer)
+
+
+def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
+    """The column equals one of `values`, a list: a single parameter, so that the text never changes."""
+    return column.in_(select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value))
+
 
 parents = runs.alias("parents")
 roots = runs.alias("roots")
@@ -59,11 +78,9 @@ def _heads() -> Select[tuple[object, ...]]:
 
 
 # Heads by run id; by run key; by the trigger's idempotency key (newest first). `values` is a list.
-HEADS = _heads().where(runs.c.run_id.in_(bindparam("values", expanding=True)))
-HEADS_BY_KEY = _heads().where(runs.c.run_key.in_(bindparam("values", expanding=True)))
-HEADS_BY_IDEMPOTENCY_KEY = (
-    _heads().where(runs.c.idempotency_key.in_(bindparam("values", expanding=True))).order_by(runs.c.run_key.desc())
-)
+HEADS = _heads().where(_any_of_values(runs.c.run_id))
+HEADS_BY_KEY = _heads().where(_any_of_values(runs.c.run_key))
+HEADS_BY_IDEMPOTENCY_KEY = _heads().where(_any_of_values(runs.c.idempotency_key)).order_by(runs.c.run_key.desc())
 
 # The current metadata of one run.
 CURRENT = select(runs.c.metadata, runs.c.version, runs.c.size_bytes).where(
@@ -169,10 +186,10 @@ NEAREST_SNAPSHOT = (
 
 # How many refusals each of these runs has had. `values` is a list of run keys.
 COUNT_REFUSALS = (
-    select(refusals.c.run_key, func.max(refusals.c.number))
+    select(refusals.c.run_key, func.max(refusals.c.number).label("count"))
     .where(
         refusals.c.environment_id == _environment,
-        refusals.c.run_key.in_(bindparam("values", expanding=True)),
+        _any_of_values(refusals.c.run_key),
     )
     .group_by(refusals.c.run_key)
 )
@@ -197,14 +214,14 @@ REFUSALS = (
 # What is remembered under these keys, expired or not. `values` is a list of keys.
 REMEMBERED = select(idempotency).where(
     idempotency.c.environment_id == _environment,
-    idempotency.c.key.in_(bindparam("values", expanding=True)),
+    _any_of_values(idempotency.c.key),
 )
 REMEMBER = insert(idempotency)
 
 # Forget these keys, whose time is over. `values` is a list.
 FORGET = delete(idempotency).where(
     idempotency.c.environment_id == _environment,
-    idempotency.c.key.in_(bindparam("values", expanding=True)),
+    _any_of_values(idempotency.c.key),
 )
 
 # Keys whose time is over at `now`, `count` at most.
@@ -213,8 +230,3 @@ EXPIRED_KEYS = (
     .where(idempotency.c.environment_id == _environment, idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("count"))
 )
-
-
-def as_sqlite(statement: Select[tuple[object, ...]]) -> str:
-    """The text of a statement for Python's own sqlite3, with named parameters."""
-    return str(statement.compile(dialect=sqlite.dialect(paramstyle="named")))

@@ -124,6 +124,7 @@ events = Table(
     PrimaryKeyConstraint("environment_id", "position"),
     UniqueConstraint("environment_id", "run_key", "version", name="event_version_once"),
     _of_a_run(),
+    CheckConstraint("position > 0", name="event_position_positive"),
     CheckConstraint("length(salt) = 16", name="event_salt_length"),
     CheckConstraint("length(hash) = 32", name="event_hash_length"),
 )

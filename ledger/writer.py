@@ -9,14 +9,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection
-
-from ledger.commit import commit_group
+from ledger.commit import Transaction, commit_group
 from ledger.errors import Busy, Overloaded, Unavailable
 from ledger.writes import Environment, Outcome, Rules, Write
 
@@ -30,7 +28,7 @@ _Result = TypeVar("_Result")
 class Transactions(Protocol):
     """An engine, as far as writing needs it."""
 
-    async def write(self, work: Callable[[Connection], _Result]) -> _Result:
+    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """Run *work* in one write transaction and commit it."""
 
 
@@ -80,27 +78,33 @@ class Writer:
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(environment, write, answer))
         self._arrived.set()
-        return await asyncio.shield(answer)
+        return await answer  # Cancelled with its caller; the write itself goes on.
 
     async def close(self) -> None:
         """Carry out what is waiting, refuse what comes later, and end the task."""
         self._closing = True
         self._arrived.set()
-        await self._task
+        await asyncio.shield(self._task)  # Who gives up waiting must not take the writer down with it.
 
     async def _run(self) -> None:
+        try:
+            await self._write_groups()
+        finally:
+            # Writes are left here only if the task was cancelled; nobody else would answer them.
+            self._closing = True
+            _fail(self._waiting, Busy("the ledger is closing; nothing was written, send the request again"))
+
+    async def _write_groups(self) -> None:
         while self._waiting or not self._closing:
             if not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            # Requests that have arrived already are read first, so that they share this group's sync.
+            await asyncio.sleep(0)
             group = self._take()
-            try:
-                await self._commit(group)
-            except Exception as error:
-                # The task must outlive whatever happened, or every later write would wait for ever.
-                _logger.exception("a group of %d writes failed", len(group))
-                _fail(group, error)
+            # A task of its own, so that callers are answered truly even if this one is cancelled meanwhile.
+            await asyncio.shield(asyncio.create_task(self._commit_safely(group)))
 
     def _take(self) -> list[_Waiting]:
         """The writes at the head of the queue that belong to one environment; the others keep their order."""
@@ -112,6 +116,14 @@ class Writer:
             (group if waiting.environment == environment else others).append(waiting)
         self._waiting.extendleft(reversed(others))
         return group
+
+    async def _commit_safely(self, group: Sequence[_Waiting]) -> None:
+        try:
+            await self._commit(group)
+        except Exception as error:
+            # The writer must outlive whatever happened, or every later write would wait for ever.
+            _logger.exception("a group of %d writes failed", len(group))
+            _fail(group, error)
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         try:
@@ -150,14 +162,14 @@ class Writer:
 
 
 def _commit_group(
-    connection: Connection,
+    transaction: Transaction,
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
     clock: Callable[[], int],
 ) -> list[Outcome | Exception]:
     # The clock is read inside the transaction: what is recorded later is never recorded earlier.
-    return commit_group(connection, environment, writes, rules, clock())
+    return commit_group(transaction, environment, writes, rules, clock())
 
 
 def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:
@@ -169,7 +181,7 @@ def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:
         waiting.answer.set_result(outcome)
 
 
-def _fail(group: Sequence[_Waiting], error: Exception) -> None:
+def _fail(group: Iterable[_Waiting], error: Exception) -> None:
     for waiting in group:
         _answer(waiting, error)
 

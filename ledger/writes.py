@@ -1,5 +1,6 @@
 """What can be asked of the log, and what it answers: plain values between callers, writer and transaction."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +14,8 @@ from projections.times import Microseconds
 from projections.values import JsonObject
 
 ANONYMOUS = "anonymous"
+
+RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
 
 ListName = Literal["operations", "parentOperations", "rootOperations"]
 
@@ -56,12 +59,15 @@ class IdempotencyKey:
     Makes a repeated request harmless.
 
     Attributes:
-        key: At most 255 characters, chosen by the caller, the same for every retry.
+        key: At most 255 characters, chosen by the caller, the same for every retry; NUL is not one of them.
         fingerprint: A digest of the request; another request under the same key is refused.
     """
 
     key: str
     fingerprint: bytes
+
+    def __post_init__(self) -> None:
+        _refuse_nul(self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,7 @@ class CreateRun:
     Begin a run's stream.
 
     Attributes:
-        run_id: The id it is to have.
+        run_id: The id it is to have: 1 to 128 letters, digits and `._:@+=-`.
         task: What it executes.
         parent: Run id of the run that starts it.
         batch: Batch it belongs to.
@@ -96,6 +102,13 @@ class CreateRun:
     metadata: JsonObject = field(default_factory=dict)
     idempotency_key: str | None = None
     idempotency_ttl_s: int = 0
+
+    def __post_init__(self) -> None:
+        if not RUN_ID.fullmatch(self.run_id):
+            raise ValueError(
+                f"{self.run_id!r} cannot be a run's id; use 1 to 128 letters, digits and the characters ._:@+=-"
+            )
+        _refuse_nul(self.idempotency_key or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,3 +270,9 @@ class Refused:
     attempt: int
     headers: str
     recorded_at: Microseconds
+
+
+def _refuse_nul(key: str) -> None:
+    """Neither engine looks such a key up whole: SQLite reads it up to the NUL, PostgreSQL does not take it."""
+    if "\0" in key:
+        raise ValueError(f"the idempotency key {key!r} holds a NUL; use printable characters")

@@ -1,7 +1,6 @@
 """A run folded from its events: what the head of its stream holds."""
 
-from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from projections.events import Event, RunCreated, RunStatusChanged, RunTagged
 from projections.lifecycle import Status
@@ -11,8 +10,7 @@ from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """
     The state of a run.
 
@@ -80,12 +78,11 @@ def created(run_id: str, body: RunCreated, snapshot: Snapshot, attempt: int, at:
 def status_changed(run: Run, body: RunStatusChanged, attempt: int, at: Microseconds) -> Run:
     """*run* after a change of status."""
     started = run.started_at if run.started_at is not None or body.status != Status.EXECUTING else at
-    return replace(
-        run,
+    return run._replace(
         status=body.status,
         status_version=run.version + 1,
         attempt=attempt,
-        snapshot=replace(run.snapshot, version=run.version + 1),
+        snapshot=run.snapshot._replace(version=run.version + 1),
         updated_at=at,
         started_at=started,
         finished_at=at if body.status.is_finished else None,
@@ -94,17 +91,16 @@ def status_changed(run: Run, body: RunStatusChanged, attempt: int, at: Microseco
 
 def tagged(run: Run, body: RunTagged, at: Microseconds) -> Run:
     """*run* with more tags."""
-    return replace(
-        run,
+    return run._replace(
         tags=tuple(dict.fromkeys((*run.tags, *body.tags))),
-        snapshot=replace(run.snapshot, version=run.version + 1),
+        snapshot=run.snapshot._replace(version=run.version + 1),
         updated_at=at,
     )
 
 
 def changed(run: Run, snapshot: Snapshot, at: Microseconds) -> Run:
     """*run* with other metadata."""
-    return replace(run, snapshot=snapshot, updated_at=at)
+    return run._replace(snapshot=snapshot, updated_at=at)
 
 
 def evolve_run(run: Run | None, event: Event) -> Run:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from projections import values
 from projections.errors import BadPath, KeySize, OutOfBounds, TooLarge
@@ -14,8 +15,7 @@ from projections.values import JsonObject
 LARGEST_KEYS = 5  # keys named in an answer that says the metadata is too large
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """
     Folded metadata and the version it stands for.
 
@@ -61,8 +61,7 @@ class Unapplied:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """
     What is to be recorded.
 

@@ -14,6 +14,8 @@ Microseconds = int
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)")
 
 
@@ -24,7 +26,7 @@ def parse_time(value: object) -> Microseconds:
     Digits beyond the microsecond are cut off.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: Anything else, or a moment that lies outside the years 1 to 9999 in UTC.
     """
     if isinstance(value, str) and _ISO.fullmatch(value):
         try:
@@ -32,12 +34,10 @@ def parse_time(value: object) -> Microseconds:
         except ValueError as error:
             raise ValueError(f"{value!r} is not a time: {error}") from error
     if isinstance(value, datetime) and value.tzinfo is not None:
-        try:
-            return (value.astimezone(UTC) - _EPOCH) // _MICROSECOND
-        except (
-            OverflowError
-        ) as error:  # Its zone moves it out of the years 1 to 9999, and it could not be written.
-            raise ValueError(f"{value.isoformat()} lies outside the years 1 to 9999 in UTC") from error
+        moment = (value - _EPOCH) // _MICROSECOND
+        if not _FIRST <= moment <= _LAST:
+            raise ValueError("not a time in the years 1 to 9999 UTC")
+        return moment
     raise ValueError("not an ISO 8601 time with a zone, such as 2026-01-31T14:05:00Z")
 
 

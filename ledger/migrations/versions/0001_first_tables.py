@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("environment_id", "position"),
         sa.UniqueConstraint("environment_id", "run_key", "version", name="event_version_once"),
         _of_a_run(),
+        sa.CheckConstraint("position > 0", name="event_position_positive"),
         sa.CheckConstraint("length(salt) = 16", name="event_salt_length"),
         sa.CheckConstraint("length(hash) = 32", name="event_hash_length"),
     )

@@ -1,0 +1,1 @@
+"""Benchmarks: one module a question, one JSON line a case; run with `python -m benchmarks`."""

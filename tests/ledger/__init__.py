@@ -1,0 +1,1 @@
+"""The log: what every engine must do, and what SQLite must withstand."""
