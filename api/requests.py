@@ -209,8 +209,11 @@ def moment(request: Request, name: str) -> Microseconds | None:
 
 def _entity_tags(request: Request, header: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
-    text = headers_of(request).get(header)
-    if text is None or text.strip() == "*":
+    if header not in headers_of(request):
+        return None
+    # Several lines of one header are one list (RFC 9110, 5.3).
+    text = ", ".join(request.headers.getlist(header))
+    if text.strip() == "*":
         return None
     tags = []
     start = 0

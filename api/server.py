@@ -62,9 +62,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise BadSettings(
-            f"cannot listen on {host}, port {port}: {error.strerror}; choose another --port"
-        ) from error
+        reason = str(error.strerror).partition(" (")[0]  # Without the address, which Python 3.11 repeats.
+        raise BadSettings(f"cannot listen on {host}, port {port}: {reason}; choose another --port") from error
 
 
 async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.server import Server, serving
+from api.cli import main
+from tests.api.server import Call, Done, Server, serving
 from tests.api.service import Service, service
 
 
@@ -21,3 +22,22 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """A real server with an empty log; a traceback in what it wrote fails the test."""
     with serving(tmp_path / "ledger.db") as running:
         yield running
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process, in a folder of its own and with its output in a pipe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "UTC")
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["run-ledger", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 0
+        return Done(code, *capsys.readouterr())
+
+    return run

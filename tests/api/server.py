@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -42,6 +43,18 @@ def run_ledger(
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    """A command that was run in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
+
+
 class Server:
     """
     A running server.
@@ -54,7 +67,7 @@ class Server:
 
     def __init__(self, path: Path, *options: str, **variables: str) -> None:
         self.path = path
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - Closed by `close`.
         self.process = subprocess.Popen(
             command("serve", "--port", "0", "--database-url", f"sqlite+aiosqlite:///{path}", *options),
             env=environment(**variables),

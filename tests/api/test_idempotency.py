@@ -1,8 +1,8 @@
 """The same request twice: Idempotency-Key, and the header that the SDK repeats over its retries."""
 
 from pathlib import Path
-from typing import Any
 
+import httpx2
 import pytest
 
 from tests.api.server import serving
@@ -12,7 +12,7 @@ OURS, SDKS = "Idempotency-Key", "x-trigger-request-idempotency-key"
 INCREMENT = {"operations": [operation("increment", "n", 1), operation("remove", "x", 1)]}
 
 
-def replayed(response: Any) -> bool:
+def replayed(response: httpx2.Response) -> bool:
     said = response.headers.get("idempotency-replayed")
     assert said in {None, "true"}
     return said == "true"

@@ -175,7 +175,12 @@ BAD: list[tuple[str, str, str, str]] = [
     ("PUT", METADATA, operations('{"type": %s}' % nested(900)), "operations[0]: has an unknown type"),  # noqa: UP031
     ("PUT", METADATA, operations('{"type": "set", "value": 1}'), "operations[0].key: is missing"),
     ("PUT", METADATA, operations('{"type": "set", "key": 1, "value": 1}'), "operations[0].key: must be a string"),
-    ("PUT", METADATA, operations('{"type": "set", "key": null, "value": 1}'), "operations[0].key: must be a string"),
+    (
+        "PUT",
+        METADATA,
+        operations('{"type": "set", "key": null, "value": 1}'),
+        "operations[0].key: must be a string",
+    ),
     ("PUT", METADATA, operations('{"type": "set", "key": "a"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "append", "key": "a"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "remove", "key": "a"}'), "operations[0].value: is missing"),
@@ -183,7 +188,12 @@ BAD: list[tuple[str, str, str, str]] = [
     ("PUT", METADATA, operations('{"type": "update"}'), "operations[0].value: is missing"),
     ("PUT", METADATA, operations('{"type": "delete"}'), "operations[0].key: is missing"),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "increment", "key": "a", "value": {value}}}'), f"operations[0].value: {said}")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "increment", "key": "a", "value": {value}}}'),
+            f"operations[0].value: {said}",
+        )
         for value, said in [
             ('"1"', "must be a number"),
             ("null", "must be a number"),
@@ -194,7 +204,12 @@ BAD: list[tuple[str, str, str, str]] = [
         ]
     ),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "update", "value": {value}}}'), "operations[0].value: must be an object")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "update", "value": {value}}}'),
+            "operations[0].value: must be an object",
+        )
         for value in ("null", "[]", '"x"', "1")
     ),
     (
@@ -210,11 +225,28 @@ BAD: list[tuple[str, str, str, str]] = [
         "operations[1].key: is missing",
     ),
     *(
-        ("PUT", METADATA, operations(f'{{"type": "set", "key": "a", "value": 1, "occurredAt": {moment}}}'), "operations[0].occurredAt: ")
+        (
+            "PUT",
+            METADATA,
+            operations(f'{{"type": "set", "key": "a", "value": 1, "occurredAt": {moment}}}'),
+            "operations[0].occurredAt: ",
+        )
         for moment in [
-            '"2026-01-31T14:05:00"', '"2026-01-31"', '"now"', '""', "0", "1700000000", "true", "[]",
-            '"0000-01-01T00:00:00Z"', '"2026-02-30T00:00:00Z"', '"2026-01-31T24:05:00Z"', '"2026-01-31T14:05:00+99:00"',
-            '"\u0662\u0660\u0662\u0666-01-31T14:05:00Z"', '"9999-12-31T23:59:59-23:59"', '"2026-01-31T14:05:00Z\\n"',
+            '"2026-01-31T14:05:00"',
+            '"2026-01-31"',
+            '"now"',
+            '""',
+            "0",
+            "1700000000",
+            "true",
+            "[]",
+            '"0000-01-01T00:00:00Z"',
+            '"2026-02-30T00:00:00Z"',
+            '"2026-01-31T24:05:00Z"',
+            '"2026-01-31T14:05:00+99:00"',
+            '"\u0662\u0660\u0662\u0666-01-31T14:05:00Z"',
+            '"9999-12-31T23:59:59-23:59"',
+            '"2026-01-31T14:05:00Z\\n"',
         ]
     ),
     ("POST", STATUS, "{}", "status: is missing"),
@@ -243,7 +275,25 @@ BAD: list[tuple[str, str, str, str]] = [
     ("POST", CREATE, '{"task": "t", "parentRunId": 5}', "parentRunId: must be a string"),
     *(
         ("POST", CREATE, json.dumps({"task": "t", "id": run}), "id: ")
-        for run in ["", " ", "a b", "a/b", "a%2Fb", "a\0", "é", "x" * 129, "x" * 200, "a\n", "r?", "#", 5, [], {}, True, "１"]
+        for run in [
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a%2Fb",
+            "a\0",
+            "é",
+            "x" * 129,
+            "x" * 200,
+            "a\n",
+            "r?",
+            "#",
+            5,
+            [],
+            {},
+            True,
+            "\uff11",
+        ]
     ),
     ("POST", TRIGGER, '{"options": []}', "options: must be an object"),
     ("POST", TRIGGER, '{"options": "x"}', "options: must be an object"),
@@ -254,7 +304,7 @@ BAD: list[tuple[str, str, str, str]] = [
     ("POST", TRIGGER, '{"options": {"idempotencyKey": 5}}', "options.idempotencyKey: must be a string"),
     ("POST", TRIGGER, '{"options": {"parentRunId": "a b"}}', "options.parentRunId: a run id has"),
     ("POST", TRIGGER, '{"options": {"payloadType": 5}}', "options.payloadType: must be a string"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -310,9 +360,19 @@ def test_an_answer_does_not_grow_with_the_keys_it_names(app: Service) -> None:
 @pytest.mark.parametrize(("method", "path"), WRITES)
 @pytest.mark.parametrize(
     "content_type",
-    ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx",
-     "json", "application/json, text/plain", "application/x-ndjson", "text/json", "*/*"],
-)  # fmt: skip
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "json",
+        "application/json, text/plain",
+        "application/x-ndjson",
+        "text/json",
+        "*/*",
+    ],
+)
 def test_a_body_that_is_not_called_json_is_415(app: Service, method: str, path: str, content_type: str) -> None:
     body = refused(app, method, path, "{}", 415, Content_Type=content_type)
     assert body["detail"].startswith("Content-Type is ")
@@ -376,7 +436,12 @@ QUERIES: list[tuple[str, str, int, str]] = [
     *((path, "=1", 400, "unknown query parameter ''") for path in READS),
     *((path, "%FF=%FE", 400, "unknown query parameter") for path in READS),
     ("/api/v1/runs", "page%5Bsize%5D=5&page%5Bsize%5D=6", 400, "'page[size]' is given twice"),
-    ("/api/v1/runs", "filter%5Bstatus%5D=QUEUED&filter%5Bstatus%5D=FAILED", 400, "'filter[status]' is given twice"),
+    (
+        "/api/v1/runs",
+        "filter%5Bstatus%5D=QUEUED&filter%5Bstatus%5D=FAILED",
+        400,
+        "'filter[status]' is given twice",
+    ),
     ("/api/v1/runs", "page%5Bsize%5D=abc", 400, "page[size] must be a whole number"),
     ("/api/v1/runs", "page%5Bsize%5D=", 400, "page[size] must be a whole number"),
     ("/api/v1/runs", "page%5Bsize%5D=5.0", 400, "page[size] must be a whole number"),
@@ -384,17 +449,46 @@ QUERIES: list[tuple[str, str, int, str]] = [
     ("/api/v1/runs", "filter%5Bstatus%5D=%00", 400, "filter[status]: unknown status"),
     *(
         (METADATA, f"version={version}", 400, "version must be a whole number, not")
-        for version in ["", "x", "1.5", "1e3", "0x1", "%2B1", "+1", " 1", "1%00", "9" * 20, "9" * 5_000, "NaN", "1_0", "%D9%A1"]
+        for version in [
+            "",
+            "x",
+            "1.5",
+            "1e3",
+            "0x1",
+            "%2B1",
+            "+1",
+            " 1",
+            "1%00",
+            "9" * 20,
+            "9" * 5_000,
+            "NaN",
+            "1_0",
+            "%D9%A1",
+        ]
     ),
     (METADATA, "version=1&version=1", 400, "'version' is given twice"),
     (METADATA, "version=1&at=2026-01-31T14:05:00Z", 400, "not for both"),
     *(
         (METADATA, f"at={moment}", 400, "at: ")
         for moment in [
-            "", "now", "2026-01-31", "2026-01-31T14:05:00", "1700000000", "0000-01-01T00:00:00Z", "2026-13-01T00:00:00Z",
-            "2026-02-30T00:00:00Z", "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "10000-01-01T00:00:00Z",
-            "2026-01-31T14:05:00%2B99:99", "2026-01-31T25:00:00Z", "-2026-01-31T14:05:00Z", "2026-01-31T14:05:00Z%00",
-            "%D9%A2%D9%A0%D9%A2%D9%A6-01-31T14:05:00Z", "2026-01-31T14:05:00.Z", "2026-W05-6T14:05:00Z",
+            "",
+            "now",
+            "2026-01-31",
+            "2026-01-31T14:05:00",
+            "1700000000",
+            "0000-01-01T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "0001-01-01T00:00:00%2B23:59",
+            "9999-12-31T23:59:59-23:59",
+            "10000-01-01T00:00:00Z",
+            "2026-01-31T14:05:00%2B99:99",
+            "2026-01-31T25:00:00Z",
+            "-2026-01-31T14:05:00Z",
+            "2026-01-31T14:05:00Z%00",
+            "%D9%A2%D9%A0%D9%A2%D9%A6-01-31T14:05:00Z",
+            "2026-01-31T14:05:00.Z",
+            "2026-W05-6T14:05:00Z",
         ]
     ),
     (METADATA + "/history", "after=x", 400, "after must be a whole number"),
@@ -406,7 +500,7 @@ QUERIES: list[tuple[str, str, int, str]] = [
     (METADATA + "/history", "order=ASC", 400, "order must be asc or desc"),
     (METADATA + "/history", "key=$.*", 400, "wildcards are not supported"),
     (METADATA + "/history", "key=a&key=b", 400, "'key' is given twice"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

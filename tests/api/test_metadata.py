@@ -406,9 +406,20 @@ def test_nesting_of_64_levels_is_taken_and_65_is_refused_also_when_built_up(api:
 
 
 BAD_KEYS = [
-    "__proto__", "$.", "$..", "$.a.*", "$.*", "$.a.[0:2]", "$.a\\.b", "$.a~1b", "$.__proto__", "$.a.constructor.b",
-    "$.prototype", "$.a['__proto__']", "$.l.length",
-]  # fmt: skip
+    "__proto__",
+    "$.",
+    "$..",
+    "$.a.*",
+    "$.*",
+    "$.a.[0:2]",
+    "$.a\\.b",
+    "$.a~1b",
+    "$.__proto__",
+    "$.a.constructor.b",
+    "$.prototype",
+    "$.a['__proto__']",
+    "$.l.length",
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)

@@ -38,22 +38,20 @@ def test_a_server_that_takes_no_writes_says_so(api: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_that_a_path_does_not_take_is_405_with_all_that_it_takes(
-    api: Service, path: str, method: str
-) -> None:
+def test_a_method_that_a_path_does_not_take_is_405_with_all_that_it_takes(api: Service, path: str) -> None:
     api.create("r")
-    response = api.request(method, path)
-    if method in ROUTES[path].split(", "):
-        assert response.status_code in {200, 415}
-        return
-    assert (response.status_code, response.headers["allow"]) == (405, ROUTES[path])
-    if method == "HEAD":
-        assert response.content == b""
-        return
-    body = problem(response, 405)
-    assert body["detail"] == f"{method} is not possible here; allowed: {ROUTES[path]}"
-    assert body["code"] == "method-not-allowed"
+    for method in METHODS:
+        response = api.request(method, path)
+        if method in ROUTES[path].split(", "):
+            assert response.status_code in {200, 415}
+            continue
+        assert (response.status_code, response.headers["allow"]) == (405, ROUTES[path])
+        if method == "HEAD":
+            assert response.content == b""
+            continue
+        body = problem(response, 405)
+        assert body["detail"] == f"{method} is not possible here; allowed: {ROUTES[path]}"
+        assert body["code"] == "method-not-allowed"
 
 
 @pytest.mark.parametrize("path", [path for path, methods in ROUTES.items() if "HEAD" in methods])
@@ -89,16 +87,29 @@ def test_a_path_that_is_none_is_404_and_nobody_is_sent_elsewhere(api: Service, p
         assert problem(api.request(method, path, json={}), 404)["code"] == "no-such-route"
 
 
+NO_IDS = [
+    "a%00b",
+    "a%20b",
+    "%C3%A9",
+    "%FF",
+    "x" * 129,
+    "x" * 200,
+    "a,b",
+    "%22",
+    "a%0D%0AX:y",
+    "a%5Cb",
+    "%25",
+    "a;b",
+]
+
+
 @pytest.mark.parametrize(
     "path", ["/api/v3/runs/{}", "/api/v1/runs/{}/metadata", "/api/v1/runs/{}/metadata/history"]
 )
-@pytest.mark.parametrize(
-    "run",
-    ["a%00b", "a%20b", "%C3%A9", "%FF", "x" * 129, "x" * 200, "a,b", "%22", "a%0D%0AX:y", "a%5Cb", "%25", "a;b"],
-)
-def test_what_cannot_be_an_id_is_answered_like_one_that_does_not_exist(api: Service, path: str, run: str) -> None:
-    body = problem(api.get(path.format(run)), 404)
-    assert (body["code"], body["title"]) == ("run-not-found", "No such run")
+def test_what_cannot_be_an_id_is_answered_like_one_that_does_not_exist(api: Service, path: str) -> None:
+    for run in NO_IDS:
+        body = problem(api.get(path.format(run)), 404)
+        assert (body["code"], body["title"]) == ("run-not-found", "No such run")
 
 
 def test_answers_name_neither_the_server_nor_its_insides(api: Service) -> None:

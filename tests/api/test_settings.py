@@ -1,0 +1,136 @@
+"""Settings: what is unknown or bad stops the start with one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+from api.settings import BadSettings, load_settings
+from tests.api.server import Call, run_ledger, serving
+
+BAD = [
+    ("RUN_LEDGER_METADATA_BYTES_MAX", "262145"),
+    ("RUN_LEDGER_METADATA_BYTES_MAX", "1"),
+    ("RUN_LEDGER_METADATA_BYTES_MAX", "-1"),
+    ("RUN_LEDGER_METADATA_BYTES_MAX", "many"),
+    ("RUN_LEDGER_METADATA_BYTES_MAX", ""),
+    ("RUN_LEDGER_METADATA_BYTES_MAX", "4096.5"),
+    ("RUN_LEDGER_LATE_WRITE_S", "-1"),
+    ("RUN_LEDGER_LATE_WRITE_S", "1h"),
+    ("RUN_LEDGER_LATE_WRITE_S", "9" * 30),
+    ("RUN_LEDGER_ENVIRONMENT", ""),
+    ("RUN_LEDGER_ENVIRONMENT", "Prod"),
+    ("RUN_LEDGER_ENVIRONMENT", "1st"),
+    ("RUN_LEDGER_ENVIRONMENT", "a" * 33),
+    ("RUN_LEDGER_ENVIRONMENT", "dev\n"),
+    ("RUN_LEDGER_ENVIRONMENT", "../dev"),
+    ("RUN_LEDGER_URL", ""),
+    ("RUN_LEDGER_URL", "127.0.0.1:8420"),
+    ("RUN_LEDGER_URL", "ftp://127.0.0.1"),
+    ("RUN_LEDGER_URL", "http://"),
+    ("RUN_LEDGER_URL", "http://127.0.0.1:99999"),
+    ("RUN_LEDGER_URL", "http://127.0.0.1:port"),
+    ("RUN_LEDGER_URL", "http://[::1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_is_named_with_its_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings) as raised:
+        load_settings()
+    assert str(raised.value).startswith(f"{name} is {value!r}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["RUN_LEDGER_METADATA_BYTES", "run_ledger_typo", "RUN_LEDGER_", "Run_Ledger_Hosts"]
+)
+def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(BadSettings) as raised:
+        load_settings()
+    assert str(raised.value) == (
+        f"unknown setting {name}; there are RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, "
+        "RUN_LEDGER_LATE_WRITE_S, RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_URL"
+    )
+
+
+def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_LEDGER_ENVIRONMENT", "prod")
+    assert load_settings(environment=None).environment == "prod"
+    assert load_settings(environment="test").environment == "test"
+    with pytest.raises(BadSettings, match="--environment is 'Test'"):
+        load_settings(environment="Test")
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    settings = load_settings()
+    assert settings.model_dump() == {
+        "database_url": "sqlite+aiosqlite:///run-ledger.db",
+        "url": None,
+        "environment": "dev",
+        "metadata_bytes_max": 4_096,
+        "late_write_s": 3_600,
+    }
+
+
+@pytest.mark.parametrize("limit", ["2", "262144"])
+def test_the_limits_of_a_limit_are_allowed(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv("RUN_LEDGER_METADATA_BYTES_MAX", limit)
+    assert load_settings().metadata_bytes_max == int(limit)
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"], ["get", "r"], ["runs"]])
+def test_a_command_stops_with_exit_code_1_and_one_line(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    monkeypatch.setenv("RUN_LEDGER_METADATA_BYTES_MAX", "a lot")
+    done = call(*command)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("run-ledger: RUN_LEDGER_METADATA_BYTES_MAX is 'a lot': ")
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+URLS = [
+    ("nonsense", "not a database URL"),
+    ("sqlite+aiosqlite://", "names no file"),
+    ("sqlite+aiosqlite:///:memory:", "names no file"),
+    ("sqlite+aiosqlite:///file:x.db?uri=true", "names no file"),
+    ("sqlite+aiosqlite:////no/such/folder/x.db", "there is no folder /no/such/folder"),
+    ("sqlite+aiosqlite:////", "cannot open /"),
+    ("sqlite+aiosqlite:///x.db?timeout=abc", "a SQLite file takes none"),
+    ("mysql://localhost/x", "mysql is not supported"),
+]
+
+
+@pytest.mark.parametrize(("url", "said"), URLS)
+def test_a_database_that_cannot_be_used_is_one_line(call: Call, url: str, said: str) -> None:
+    done = call("migrate", "--database-url", url)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("run-ledger: ")
+    assert done.err.count("\n") == 1
+    assert said in done.err
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear reader, " * 1_000)
+    done = run_ledger("serve", "--port", "0", "--database-url", f"sqlite+aiosqlite:///{path}")
+    assert done.returncode == 1
+    assert f"run-ledger: cannot open {path}: file is not a database" in done.stderr
+    assert path.read_text() == "Dear reader, " * 1_000
+
+
+def test_a_raised_limit_holds_over_http(tmp_path: Path) -> None:
+    with (
+        serving(
+            tmp_path / "x.db", RUN_LEDGER_METADATA_BYTES_MAX="262144", RUN_LEDGER_ENVIRONMENT="prod"
+        ) as server,
+        server.client() as http,
+    ):
+        big = {"task": "t", "id": "r", "metadata": {"a": "x" * 262_136}}
+        assert http.post("/api/v1/runs", json=big).status_code == 201
+        answer = http.get("/api/v1/runs/r/metadata").json()
+        assert (answer["sizeBytes"], answer["limitBytes"]) == (262_144, 262_144)
+        assert http.get("/api/v1/runs").json()["data"][0]["env"] == {"id": "prod", "name": "prod"}
