@@ -49,6 +49,11 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
     """
     if not is_loopback(host):
         raise BadSettings(f"--host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1")
+    if settings.environment != OPEN_ENVIRONMENT:
+        raise BadSettings(
+            f"RUN_LEDGER_ENVIRONMENT is {settings.environment}: a ledger without API keys serves the environment "
+            f"{OPEN_ENVIRONMENT} only"
+        )
     with (
         _listening(host.strip("[]"), port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

@@ -42,8 +42,8 @@ class Page(Generic[_Item]):
 
     Attributes:
         items: In the order asked for.
-        has_next: More follow.
-        has_previous: There are some before.
+        has_next: More follow the last of them.
+        has_previous: There are some before the first of them.
     """
 
     items: list[_Item]

@@ -36,7 +36,7 @@ def parse_time(value: object) -> Microseconds:
     if isinstance(value, datetime) and value.tzinfo is not None:
         moment = (value - _EPOCH) // _MICROSECOND
         if not _FIRST <= moment <= _LAST:
-            raise ValueError("not a time in the years 1 to 9999 UTC")
+            raise ValueError("the time lies outside the years 1 to 9999 in UTC")
         return moment
     raise ValueError("not an ISO 8601 time with a zone, such as 2026-01-31T14:05:00Z")
 

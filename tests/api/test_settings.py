@@ -123,14 +123,18 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_raised_limit_holds_over_http(tmp_path: Path) -> None:
-    with (
-        serving(
-            tmp_path / "x.db", RUN_LEDGER_METADATA_BYTES_MAX="262144", RUN_LEDGER_ENVIRONMENT="prod"
-        ) as server,
-        server.client() as http,
-    ):
+    with serving(tmp_path / "x.db", RUN_LEDGER_METADATA_BYTES_MAX="262144") as server, server.client() as http:
         big = {"task": "t", "id": "r", "metadata": {"a": "x" * 262_136}}
         assert http.post("/api/v1/runs", json=big).status_code == 201
         answer = http.get("/api/v1/runs/r/metadata").json()
         assert (answer["sizeBytes"], answer["limitBytes"]) == (262_144, 262_144)
-        assert http.get("/api/v1/runs").json()["data"][0]["env"] == {"id": "prod", "name": "prod"}
+        assert http.get("/api/v1/runs").json()["data"][0]["env"] == {"id": "dev", "name": "dev"}
+
+
+def test_a_server_without_keys_serves_one_environment_and_says_so(tmp_path: Path) -> None:
+    done = run_ledger("serve", "--port", "0", cwd=tmp_path, variables={"RUN_LEDGER_ENVIRONMENT": "prod"})
+    assert done.returncode == 1
+    assert done.stderr == (
+        "run-ledger: RUN_LEDGER_ENVIRONMENT is prod: a ledger without API keys serves the environment dev only\n"
+    )
+    assert list(tmp_path.iterdir()) == []
