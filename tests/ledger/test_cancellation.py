@@ -150,9 +150,12 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
         doomed = [asyncio.create_task(log.history("run_1", limit=5)) for _ in range(12)]
         for _ in range(ticks):
             await asyncio.sleep(0)
+        begun = list(ledger._store._reads)
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
+        await asyncio.gather(*begun, return_exceptions=True)
+        assert not [read for read in begun if read.cancelled()], "a read was cut short"
     await change(log, "run_1", ONE)
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}

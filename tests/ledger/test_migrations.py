@@ -5,15 +5,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
 
-from ledger import migrate
+from ledger import migrate, sqlite
 from ledger.errors import UnusableDatabase
 from ledger.ledger import Ledger
 from ledger.tables import schema
@@ -229,6 +229,26 @@ def test_processes_that_open_a_new_file_at_once_all_succeed(database: Database) 
             assert process.returncode == 0, errors
         assert fresh.rows("SELECT run_id FROM runs ORDER BY 1") == [{"run_id": "run_0"}, {"run_id": "run_1"}]
         assert check_file(fresh.path) == 2
+
+
+@pytest.mark.parametrize(("code", "tries"), [(sqlite3.SQLITE_BUSY, 4), (sqlite3.SQLITE_IOERR, 1)])
+def test_the_switch_to_wal_is_tried_again_only_while_another_process_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, code: int, tries: int
+) -> None:
+    monkeypatch.setattr(sqlite, "WAL_RETRY_S", 0)
+    sent = []
+
+    class Connection:
+        def execute(self, statement: str) -> None:
+            sent.append(statement)
+            if len(sent) < 4:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = code
+                raise error
+
+    with nullcontext() if code == sqlite3.SQLITE_BUSY else pytest.raises(sqlite3.OperationalError):
+        sqlite._switch_to_wal(cast("sqlite3.Connection", Connection()))
+    assert sent == ["PRAGMA journal_mode = WAL"] * tries
 
 
 def test_opening_an_up_to_date_database_does_not_load_alembic(database: Database) -> None:

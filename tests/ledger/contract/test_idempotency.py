@@ -106,7 +106,7 @@ async def test_a_replay_survives_reopening(
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize("together", [True, False])
 async def test_two_in_flight_at_once_have_one_effect(
-    log: Log, database: Database, ask: Ask, together: bool
+    log: Log, database: Database, caplog: pytest.LogCaptureFixture, ask: Ask, together: bool
 ) -> None:
     await family(log)
     one = await ask(log, "alone", "request") if not together else None
@@ -119,6 +119,9 @@ async def test_two_in_flight_at_once_have_one_effect(
         assert not first.is_replay
         assert others == [replace(first, is_replay=True)] * 4
         assert database.counts()["idempotency"] == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], (
+        "the group had to be tried alone"
+    )
 
 
 @pytest.mark.parametrize("ask", ASKS)
