@@ -160,8 +160,10 @@ async def test_pages_of_runs_agree_with_brute_force(
         for index, cursor in enumerate(newest_first):
             older = [run_id for run_id in newest_first[index + 1 :] if run_id in whole]
             newer = [run_id for run_id in newest_first[:index] if run_id in whole]
-            assert await page(limit, after=cursor) == (older[:limit], True, len(older) > limit)
-            assert await page(limit, before=cursor) == (newer[-limit:], len(newer) > limit, True)
+            back = bool(older) and older[0] != whole[0]
+            assert await page(limit, after=cursor) == (older[:limit], back, len(older) > limit)
+            onwards = bool(newer) and newer[-1] != whole[-1]
+            assert await page(limit, before=cursor) == (newer[-limit:], len(newer) > limit, onwards)
 
 
 async def test_a_listed_run_is_the_run(log: Log) -> None:
