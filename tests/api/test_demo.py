@@ -3,12 +3,16 @@
 import hashlib
 import json
 import re
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
-from tests.api.server import Server, run_ledger
+import httpx2
+import pytest
+
+from tests.api.server import PATIENCE_S, Server, command, environment, run_ledger
 from tests.api.service import service
 
 DEMO_S = 240  # seconds that the job may take where other work shares the processor
@@ -100,3 +104,23 @@ def test_a_taken_port_is_a_clear_error(server: Server, tmp_path: Path) -> None:
     assert done.stderr.startswith("run-ledger: the server did not start. ")
     assert f"cannot listen on 127.0.0.1, port {server.port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_server_does_not_outlive_a_demo_that_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command("demo", "--port", "0", "--keep"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Server: http://127.0.0.1:"), line
+        url = line.split()[1]
+        assert httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
+        process.terminate()
+        process.stdout.read()
+        assert process.wait(PATIENCE_S) == 143
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/healthz", trust_env=False)
