@@ -8,6 +8,7 @@ Python's own files, the functions, and reports its progress through the HTTP API
 import ast
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -44,6 +45,7 @@ def run_demo(*, keep: bool, port: int, database: str) -> None:
     Raises:
         Failed: The server did not start.
     """
+    signal.signal(signal.SIGTERM, _stop)
     console = Console(markup=False, emoji=False)  # A file's name is no markup.
     with _server(port, database) as url, httpx2.Client(base_url=url, timeout=30) as http:
         console.print(f"Server: {url}   Database: {database}\n", highlight=False)
@@ -56,6 +58,11 @@ def run_demo(*, keep: bool, port: int, database: str) -> None:
                     time.sleep(3600)
             except KeyboardInterrupt:
                 console.print("Stopped.")
+
+
+def _stop(number: int, _: object) -> None:
+    """Leave in the ordinary way, so that the server does not outlive the demo."""
+    sys.exit(128 + number)
 
 
 @contextmanager

@@ -30,6 +30,11 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TZ", "UTC")
 
+    def listen(host: str, port: int) -> None:
+        raise AssertionError(f"a server began to listen on {host}, port {port}, and would never end")
+
+    monkeypatch.setattr("api.server._listening", listen)
+
     def run(*arguments: str) -> Done:
         capsys.readouterr()
         monkeypatch.setattr("sys.argv", ["run-ledger", *arguments])

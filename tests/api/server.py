@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE_S = 30  # seconds after which a process that should have answered hangs
+PATIENCE_S = 60  # seconds after which a process that should have answered hangs
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -29,7 +29,10 @@ def command(*arguments: str) -> list[str]:
 
 
 def run_ledger(
-    *arguments: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, its output in a pipe."""
     return subprocess.run(
@@ -39,7 +42,7 @@ def run_ledger(
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
     )
 
 
