@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from api.requests import RUN_ID
+from ledger.writes import RUN_ID
 from projections import values
 from projections.events import AnyStatus
 from projections.lifecycle import Status

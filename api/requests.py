@@ -10,12 +10,11 @@ from starlette.requests import Request
 
 from api.problems import Problem, bad_request, run_not_found
 from ledger.ledger import Log
-from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
+from ledger.writes import ANONYMOUS, RUN_ID, Caller, IdempotencyKey
 from projections import values
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
-RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)

@@ -16,7 +16,6 @@ from api.bodies import (
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
-    RUN_ID,
     caller_of,
     check_query,
     expected_versions,
@@ -26,7 +25,7 @@ from api.requests import (
     whole_number,
 )
 from ledger.ledger import Created
-from ledger.writes import ChangeStatus, CreateRun
+from ledger.writes import RUN_ID, ChangeStatus, CreateRun
 from projections import values
 from projections.lifecycle import Status, parse_status
 from projections.values import JsonObject

@@ -19,8 +19,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import reads, statements
-from ledger.commit import Transaction
 from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.group import Transaction
 from ledger.reads import Page, RunDetails
 from ledger.sqlite import SqliteStore
 from ledger.writer import Writer

@@ -26,8 +26,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ledger import statements
-from ledger.commit import Transaction
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
+from ledger.group import Transaction
 from ledger.migrate import refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ledger.commit import Transaction, commit_group
+from ledger.commit import commit_group
 from ledger.errors import Busy, Overloaded, Unavailable
+from ledger.group import Transaction
 from ledger.writes import Environment, Outcome, Rules, Write
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ledger import reads
-from ledger.commit import EVENT_WEIGHT
+from ledger.group import EVENT_WEIGHT
 from ledger.ledger import Log
 from projections.lifecycle import Status
 from projections.operations import Increment, Operation, Set, Update

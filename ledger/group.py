@@ -1,0 +1,410 @@
+"""
+What one transaction on an environment's log reads before anything is decided, and writes afterwards.
+
+The lock is the first statement, and heads are never trusted across transactions: another process may have written
+in between.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import ClauseElement
+
+from ledger import statements
+from ledger.chain import SALT_BYTES, commitment, event_hash
+from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
+from ledger.heads import Head, head_row, metadata_row, new_row, read_head
+from ledger.writes import (
+    Caller,
+    ChangeMetadata,
+    CreateRun,
+    Environment,
+    IdempotencyKey,
+    Replayed,
+    Rules,
+    UnappliedOperation,
+    Write,
+    Written,
+)
+from projections import values
+from projections.errors import Refusal, TooLarge
+from projections.events import NewEvent
+from projections.size import size_bytes
+from projections.times import Microseconds
+from projections.values import JsonObject
+
+EVENT_WEIGHT = 100  # bytes that an event takes beside its data, as the snapshot rule counts
+REFUSALS_KEPT = 100  # refusals of a run that are kept
+EXPIRED_KEYS_AT_ONCE = 200  # expired idempotency keys that a group clears away
+MICROSECONDS = 1_000_000  # in a second
+
+
+class Transaction(Protocol):
+    """An open write transaction of an engine."""
+
+    def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """All rows of a statement, by column name."""
+
+    def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each of *rows*."""
+
+
+class Group:
+    """
+    What one transaction read and what it is to write.
+
+    Args:
+        transaction: Open, and has sent nothing yet: the lock is its first statement.
+        environment: The environment that all writes belong to.
+        rules: Limits and windows.
+        now: The clock.
+    """
+
+    def __init__(
+        self, transaction: Transaction, environment: Environment, rules: Rules, now: Microseconds
+    ) -> None:
+        self._transaction = transaction
+        self._environment_id = environment.id
+        self._environment = environment.name
+        self.rules = rules
+        log = self._rows(statements.LOCK_LOG)[0]
+        self._position: int = log["last_position"]
+        self._run_key: int = log["last_run_key"]
+        self.now = max(now, log["last_recorded_at"])
+
+        self._heads: dict[str, Head] = {}
+        self._heads_by_key: dict[int, Head] = {}
+        self._by_idempotency_key: dict[tuple[str, str], Head] = {}
+        self._remembered: dict[str, tuple[bytes, Replayed]] = {}
+
+        self._new: dict[int, Head] = {}
+        self._changed: dict[int, Head] = {}
+        self._lived: set[int] = set()
+        self._events: list[dict[str, Any]] = []
+        self._snapshots: list[dict[str, Any]] = []
+        self._refusals: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._to_remember: list[dict[str, Any]] = []
+        self._to_forget: list[str] = []
+
+    def read(self, writes: Iterable[Write]) -> None:
+        """Read once what all of *writes* need."""
+        keys: set[str] = set()
+        run_ids: set[str] = set()
+        triggers: set[str] = set()
+        upwards: set[str] = set()
+        for write in writes:
+            command = write.command
+            run_ids.add(command.run_id)
+            if write.idempotency is not None:
+                keys.add(write.idempotency.key)
+            if isinstance(command, CreateRun):
+                if command.parent is not None:
+                    run_ids.add(command.parent)
+                    upwards.add(command.parent)  # The new run's root is its parent's.
+                if command.idempotency_key is not None:
+                    triggers.add(command.idempotency_key)
+            elif isinstance(command, ChangeMetadata) and (command.parent_operations or command.root_operations):
+                upwards.add(command.run_id)
+        self._read_remembered(keys)
+        self._read_heads(statements.HEADS, run_ids)
+        above = {
+            key
+            for run_id in upwards
+            if (head := self._heads.get(run_id)) is not None
+            for key in (head.parent_key, head.root_key)
+            if key is not None and key not in self._heads_by_key
+        }
+        self._read_heads(statements.HEADS_BY_KEY, above)
+        self._read_triggers(triggers)
+
+    def flush(self) -> None:
+        """Send what was decided: heads before the rows that refer to them."""
+        send = self._send
+        send(statements.ADD_HEADS, [new_row(self._environment_id, head) for head in self._new.values()])
+        changed = [head for key, head in self._changed.items() if key not in self._new]
+        send(
+            statements.CHANGE_METADATA,
+            [metadata_row(self._environment_id, head) for head in changed if head.key not in self._lived],
+        )
+        send(
+            statements.CHANGE_HEADS,
+            [head_row(self._environment_id, head) for head in changed if head.key in self._lived],
+        )
+        send(statements.ADD_EVENTS, self._events)
+        send(statements.ADD_SNAPSHOTS, self._snapshots)
+        self._flush_refusals()
+        if self._to_forget:
+            send(
+                statements.FORGET,
+                [{"environment_id": self._environment_id, "values": values.dump([*self._to_forget])}],
+            )
+        send(statements.REMEMBER, self._to_remember)
+        if self._events:
+            log = {
+                "log": self._environment_id,
+                "last_position": self._position,
+                "last_run_key": self._run_key,
+                "last_recorded_at": self.now,
+            }
+            send(statements.ADVANCE_LOG, [log])
+
+    def found(self, run_id: str) -> Head | None:
+        """The head of a run that one of the writes names, None if there is no such run."""
+        return self._heads.get(run_id)
+
+    def named(self, run_id: str, expected: frozenset[int] | None) -> Head:
+        """
+        The head of a run that a write is for.
+
+        Raises:
+            RunNotFound: There is no such run.
+            WrongExpectedVersion: It has none of the *expected* versions.
+        """
+        head = self._heads.get(run_id)
+        if head is None:
+            raise RunNotFound(run_id)
+        if expected is not None and head.run.version not in expected:
+            raise WrongExpectedVersion(run_id, expected, head.run.version)
+        return head
+
+    def triggered(self, task: str, idempotency_key: str) -> Head | None:
+        """The head of the run that a trigger's key leads to."""
+        return self._by_idempotency_key.get((task, idempotency_key))
+
+    def next_run_key(self) -> int:
+        """The key of one more run."""
+        self._run_key += 1
+        return self._run_key
+
+    def add(self, head: Head) -> None:
+        """Take up the head of a new run."""
+        self._keep_head(head)
+        self._new[head.key] = head
+        expires = head.idempotency_expires_at
+        if head.run.idempotency_key is not None and expires is not None and expires > self.now:
+            self._by_idempotency_key[head.run.task, head.run.idempotency_key] = head
+
+    def mark_lived(self, head: Head) -> None:
+        """Write more of a head than its metadata: the run took a step in its life."""
+        self._lived.add(head.key)
+
+    def replay(self, idempotency: IdempotencyKey) -> Replayed | None:
+        """
+        What was done when the same request came first, None if it comes first now.
+
+        Raises:
+            IdempotencyConflict: The key was used for another request.
+        """
+        known = self._remembered.get(idempotency.key)
+        if known is None:
+            return None
+        fingerprint, replay = known
+        if fingerprint != idempotency.fingerprint:
+            raise IdempotencyConflict(idempotency.key)
+        return replay
+
+    def above(self, own: Head, key: int | None) -> Head:
+        """The head of a run above *own* by its key; *own* where there is none."""
+        return own if key is None else self._heads_by_key[key]
+
+    def refuse_late(self, head: Head, attempt: int, caller: Caller) -> None:
+        """
+        Judge whether metadata may still be changed.
+
+        Raises:
+            LateWrite: The run finished too long ago.
+        """
+        finished = head.run.finished_at
+        if finished is not None and self.now > finished + self.rules.late_write_s * MICROSECONDS:
+            late = LateWrite(head.run.id, finished, self.rules.late_write_s)
+            self.keep_refusal(head, late, attempt, caller, headers_text(caller))
+            raise late
+
+    def record(
+        self, head: Head, version: int, events: Sequence[NewEvent], attempt: int, actor: str, headers: str
+    ) -> None:
+        """Chain *events* to the head's stream, whose last version is *version*."""
+        salts = os.urandom(SALT_BYTES * len(events))
+        for index, event in enumerate(events):
+            version += 1
+            self._position += 1
+            salt = salts[SALT_BYTES * index : SALT_BYTES * (index + 1)]
+            head.hash = event_hash(
+                head.hash,
+                self._environment,
+                head.run.id,
+                version,
+                self._position,
+                event.type,
+                actor,
+                attempt,
+                event.occurred_at,
+                self.now,
+                headers,
+                commitment(salt, event.data),
+            )
+            head.unsnapped_bytes += size_bytes(event.data) + EVENT_WEIGHT
+            self._events.append(
+                {
+                    "environment_id": self._environment_id,
+                    "position": self._position,
+                    "run_key": head.key,
+                    "version": version,
+                    "type": event.type,
+                    "actor": actor,
+                    "attempt": attempt,
+                    "occurred_at": event.occurred_at,
+                    "recorded_at": self.now,
+                    "headers": headers,
+                    "data": event.data,
+                    "salt": salt,
+                    "commitment": None,
+                    "hash": head.hash,
+                }
+            )
+        if events:
+            self._changed[head.key] = head
+            self._keep_snapshot(head, version)
+
+    def _keep_snapshot(self, head: Head, version: int) -> None:
+        """Keep the metadata once the events since the last snapshot outweigh it."""
+        snapshot = head.run.snapshot
+        if snapshot.version != version:  # More of the same request follows.
+            return
+        if head.unsnapped_bytes < max(snapshot.size_bytes, self.rules.snapshot_floor_bytes):
+            return
+        head.unsnapped_bytes = 0
+        self._snapshots.append(
+            {
+                "environment_id": self._environment_id,
+                "run_key": head.key,
+                "version": version,
+                "metadata": snapshot.text,
+            }
+        )
+
+    def keep_refusal(
+        self, head: Head, refusal: Refusal | LateWrite, attempt: int, caller: Caller, headers: str
+    ) -> None:
+        """Note with a run what was refused, by whom and why."""
+        too_large = refusal if isinstance(refusal, TooLarge) else None
+        self._refusals[head.key].append(
+            {
+                "environment_id": self._environment_id,
+                "run_key": head.key,
+                "version": head.run.version,
+                "code": refusal.code,
+                "reason": str(refusal),
+                "key": getattr(refusal, "key", None),
+                "size_bytes": too_large and too_large.size_bytes,
+                "limit_bytes": too_large and too_large.limit_bytes,
+                "actor": caller.actor,
+                "attempt": attempt,
+                "headers": headers,
+                "recorded_at": self.now,
+            }
+        )
+
+    def remember(self, idempotency: IdempotencyKey, written: Written) -> None:
+        """Keep what was done for a request that comes again."""
+        head = self._heads[written.run.id]
+        replay = Replayed(head.key, written.run.version, written.created, written.unapplied)
+        self._remembered[idempotency.key] = idempotency.fingerprint, replay
+        self._to_remember.append(
+            {
+                "environment_id": self._environment_id,
+                "key": idempotency.key,
+                "fingerprint": idempotency.fingerprint,
+                "status": 201 if written.created else 200,
+                "run_key": head.key,
+                "version": written.run.version,
+                "unapplied": values.dump([_as_json(operation) for operation in written.unapplied]),
+                "expires_at": self.now + self.rules.idempotency_s * MICROSECONDS,
+            }
+        )
+
+    # --- reading and sending ---
+
+    def _read_remembered(self, keys: set[str]) -> None:
+        for row in self._rows_in(statements.REMEMBERED, keys):
+            if row["expires_at"] <= self.now:
+                self._to_forget.append(row["key"])
+                continue
+            unapplied = values.load(row["unapplied"])
+            assert isinstance(unapplied, list)
+            self._remembered[row["key"]] = (
+                row["fingerprint"],
+                Replayed(
+                    row["run_key"],
+                    row["version"],
+                    row["status"] == 201,
+                    tuple(UnappliedOperation(**operation) for operation in unapplied),  # type: ignore[arg-type]
+                ),
+            )
+        if keys:
+            expired = self._rows(statements.EXPIRED_KEYS, now=self.now, count=EXPIRED_KEYS_AT_ONCE)
+            self._to_forget = list({*self._to_forget, *(row["key"] for row in expired)})
+
+    def _read_heads(self, statement: Any, wanted: set[Any]) -> None:
+        for row in self._rows_in(statement, wanted):
+            self._keep_head(read_head(row))
+
+    def _read_triggers(self, keys: set[str]) -> None:
+        for row in self._rows_in(statements.HEADS_BY_IDEMPOTENCY_KEY, keys):
+            if row["idempotency_expires_at"] > self.now:
+                head = self._heads_by_key.get(row["run_key"]) or read_head(row)
+                self._keep_head(head)
+                self._by_idempotency_key.setdefault((row["task"], row["idempotency_key"]), head)
+
+    def _keep_head(self, head: Head) -> None:
+        self._heads[head.run.id] = head
+        self._heads_by_key[head.key] = head
+
+    def _flush_refusals(self) -> None:
+        counts = {
+            row["run_key"]: row["count"] for row in self._rows_in(statements.COUNT_REFUSALS, set(self._refusals))
+        }
+        rows: dict[tuple[int, int], dict[str, Any]] = {}
+        for run_key, refusals in self._refusals.items():
+            for number, refusal in enumerate(refusals, start=counts.get(run_key, 0) + 1):
+                slot = number % REFUSALS_KEPT
+                rows[run_key, slot] = {**refusal, "number": number, "slot": slot}
+        self._send(
+            statements.FREE_REFUSALS,
+            [{"environment_id": self._environment_id, "run": run_key, "place": slot} for run_key, slot in rows],
+        )
+        self._send(statements.ADD_REFUSALS, list(rows.values()))
+
+    def _rows(self, statement: Any, **parameters: Any) -> Sequence[Any]:
+        return self._transaction.rows(statement, {"environment_id": self._environment_id, **parameters})
+
+    def _rows_in(self, statement: Any, wanted: set[Any]) -> Sequence[Any]:
+        return self._rows(statement, values=values.dump([*wanted])) if wanted else ()
+
+    def _send(self, statement: Any, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._transaction.send(statement, rows)
+
+
+def headers_text(caller: Caller, source_run: str | None = None, source_attempt: int | None = None) -> str:
+    """The headers of an event as compact JSON: who it was for, and the run it came from."""
+    if source_run is None and caller.on_behalf_of is None and caller.traceparent is None:
+        return "{}"
+    headers: JsonObject = {
+        "sourceRun": source_run,
+        "sourceAttempt": source_attempt,
+        "onBehalfOf": caller.on_behalf_of,
+        "traceparent": caller.traceparent,
+    }
+    return values.dump({name: value for name, value in headers.items() if value is not None})
+
+
+def _as_json(operation: UnappliedOperation) -> JsonObject:
+    return {
+        "list": operation.list,
+        "index": operation.index,
+        "key": operation.key,
+        "reason": operation.reason,
+    }
