@@ -40,7 +40,7 @@ DatabaseUrl = Annotated[
 ]
 EnvironmentName = Annotated[
     str | None,
-    typer.Option("--environment", help="Which environment to work in [default: dev].", show_default=False),
+    typer.Option("--environment", help="Which environment to work in (dev unless set).", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
@@ -117,7 +117,7 @@ def get(
 @cli.command("set")
 def set_key(
     run_id: RunArgument,
-    key: Annotated[str, typer.Argument(help="The key, or a path such as $.status.state.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key, or a path such as $.status.state.")],
     value: Annotated[str, typer.Argument(metavar="JSON", help="""As JSON: 0.5, true, '"text"', '{"a": 1}'.""")],
     actor: Annotated[str | None, typer.Option(help="Your name, for the history.")] = None,
     as_json: AsJson = False,
