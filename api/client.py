@@ -91,7 +91,9 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
                 f"a server without API keys serves the environment {OPEN_ENVIRONMENT} only, not "
                 f"{settings.environment}; leave out --environment, or RUN_LEDGER_URL to use the database itself"
             )
-        async with httpx2.AsyncClient(base_url=settings.url, timeout=TIMEOUT_S) as http:
+        key = settings.api_key
+        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+        async with httpx2.AsyncClient(base_url=settings.url, headers=headers, timeout=TIMEOUT_S) as http:
             yield Client(http)
         return
     _check_exists(settings.database_url)

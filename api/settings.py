@@ -4,7 +4,7 @@ import os
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
@@ -30,6 +30,7 @@ class Settings(BaseSettings):
 
     database_url: str = "sqlite+aiosqlite:///run-ledger.db"
     url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_address)] | None = None
+    api_key: SecretStr | None = None
     environment: str = Field(default="dev", pattern=r"^[a-z][a-z0-9-]{0,31}$")
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)

@@ -1,9 +1,11 @@
 """Settings: what is unknown or bad stops the start with one clear line."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from api.client import connect
 from api.settings import BadSettings, load_settings
 from tests.api.server import Call, run_ledger, serving
 
@@ -50,7 +52,7 @@ def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadSettings) as raised:
         load_settings()
     assert str(raised.value) == (
-        f"unknown setting {name}; there are RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, "
+        f"unknown setting {name}; there are RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, "
         "RUN_LEDGER_LATE_WRITE_S, RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_URL"
     )
 
@@ -68,6 +70,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert settings.model_dump() == {
         "database_url": "sqlite+aiosqlite:///run-ledger.db",
         "url": None,
+        "api_key": None,
         "environment": "dev",
         "metadata_bytes_max": 4_096,
         "late_write_s": 3_600,
@@ -138,3 +141,16 @@ def test_a_server_without_keys_serves_one_environment_and_says_so(tmp_path: Path
         "run-ledger: RUN_LEDGER_ENVIRONMENT is prod: a ledger without API keys serves the environment dev only\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_of_a_server_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_LEDGER_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("RUN_LEDGER_API_KEY", "rl_dev_id_secret")
+    settings = load_settings()
+    assert "secret" not in repr(settings)
+
+    async def headers() -> str:
+        async with connect(settings) as client:
+            return client._http.headers["authorization"]
+
+    assert asyncio.run(headers()) == "Bearer rl_dev_id_secret"
