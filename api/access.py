@@ -6,6 +6,7 @@ server then listens on loopback addresses only, answers loopback names only (or 
 a name that points here), and refuses forwarded headers (a proxy in front would let the world in).
 """
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -50,24 +51,26 @@ def _judge(scope: Scope) -> Problem | None:
     hosts = []
     for name, value in scope["headers"]:
         if name == b"host":
-            hosts.append(value.decode("latin-1"))
+            hosts.append(value)
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
             return _refusal(
                 400,
                 "forwarded",
                 f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
             )
-    if not hosts or not all(is_loopback(_without_port(host)) for host in hosts):
-        named = ", ".join(hosts)
+    if not hosts or not all(map(_names_this_machine, hosts)):
+        named = b", ".join(hosts).decode("latin-1")
         return _refusal(421, "foreign-host", f"the Host header is {named!r}, not a name of this machine")
     return None
+
+
+@lru_cache(maxsize=64)
+def _names_this_machine(host: bytes) -> bool:
+    """Judge one Host header; a client sends the same one with every request."""
+    name, colon, port = host.decode("latin-1").rpartition(":")
+    return is_loopback((name if colon and port.isdecimal() else host.decode("latin-1")).lower())
 
 
 def _refusal(status: int, code: str, what: str) -> Problem:
     detail = f"{what}; a ledger without API keys answers this machine only"
     return Problem(status, code, "The request came from elsewhere", detail)
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdecimal() else host).lower()

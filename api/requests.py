@@ -39,16 +39,20 @@ def run_id_of(request: Request) -> str:
     return run_id
 
 
-def headers_of(request: Request) -> dict[str, str]:
-    """The headers by lower-case name, decoded once a request; repeated ones are one list (RFC 9110, 5.3)."""
+def header(request: Request, name: bytes) -> str | None:
+    """A header by its lower-case name; a repeated one is one list (RFC 9110, 5.3)."""
     scope = request.scope
-    headers: dict[str, str] | None = scope.get("run_ledger.headers")
+    headers: dict[bytes, bytes] | None = scope.get("run_ledger.headers")
     if headers is None:
-        headers = scope["run_ledger.headers"] = {}
-        for raw_name, raw_value in scope["headers"]:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+        headers = dict(scope["headers"])
+        if len(headers) != len(scope["headers"]):
+            lines: dict[bytes, list[bytes]] = {}
+            for key, line in scope["headers"]:
+                lines.setdefault(key, []).append(line)
+            headers = {key: b", ".join(found) for key, found in lines.items()}
+        scope["run_ledger.headers"] = headers
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -58,16 +62,15 @@ async def read_bytes(request: Request) -> bytes:
     Raises:
         Problem: 415 for anything but plain JSON, 413 for more than 2 MiB, 400 for nothing at all.
     """
-    headers = headers_of(request)
-    content_type = headers.get("content-type")
+    content_type = header(request, b"content-type")
     if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
         raise _unsupported(
             "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
         )
-    encoding = headers.get("content-encoding", "identity")
+    encoding = header(request, b"content-encoding") or "identity"
     if encoding.lower() != "identity":
         raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
-    declared = headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared[:20]) > BODY_BYTES_MAX:
         raise _too_long(int(declared[:20]))
     chunks = []
@@ -91,7 +94,8 @@ async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, Id
         BadJson: It is not strict JSON.
         ValidationError: It says something impossible.
     """
-    check_query(request, frozenset())
+    if request.scope["query_string"]:
+        check_query(request, frozenset())
     body = await read_bytes(request)
     parsed = adapter.validate_python(values.parse(body))
     return parsed, idempotency_key(request, body)
@@ -103,10 +107,11 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
 
     Source: draft-ietf-httpapi-idempotency-key-header; the SDK's `x-trigger-request-idempotency-key`.
     """
-    headers = headers_of(request)
-    key = headers.get("idempotency-key", headers.get("x-trigger-request-idempotency-key"))
+    key = header(request, b"idempotency-key")
     if key is None:
-        return None
+        key = header(request, b"x-trigger-request-idempotency-key")
+        if key is None:
+            return None
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX or not key.isprintable():
@@ -134,7 +139,7 @@ def expected_versions(request: Request) -> frozenset[int] | None:
 
 def has_version(request: Request, version: int) -> bool:
     """Whether `If-None-Match` says that the caller has this version already (weak comparison)."""
-    if "if-none-match" not in headers_of(request):
+    if header(request, b"if-none-match") is None:
         return False
     tags = _entity_tags(request, "if-none-match")
     return tags is None or any(tag == str(version) for _, tag in tags)
@@ -142,7 +147,7 @@ def has_version(request: Request, version: int) -> bool:
 
 def caller_of(request: Request, actor: str | None) -> Caller:
     """Who asks: in an open ledger the name that the body gives."""
-    trace = headers_of(request).get("traceparent")
+    trace = header(request, b"traceparent")
     if trace is not None and not _TRACEPARENT.fullmatch(trace):
         trace = None  # A broken trace context is to be ignored, says W3C Trace Context.
     return Caller(actor=actor or ANONYMOUS, traceparent=trace)
@@ -206,29 +211,26 @@ def moment(request: Request, name: str) -> Microseconds | None:
         raise bad_request("bad-parameter", f"{name}: {error}") from error
 
 
-def _entity_tags(request: Request, header: str) -> list[tuple[bool, str]] | None:
+def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
-    if header not in headers_of(request):
-        return None
-    # Several lines of one header are one list (RFC 9110, 5.3).
-    text = ", ".join(request.headers.getlist(header))
-    if text.strip() == "*":
+    text = header(request, condition.encode())
+    if text is None or text.strip() == "*":
         return None
     tags = []
     start = 0
     while start < len(text):
         found = _ENTITY_TAG.match(text, start)
         if found is None:
-            raise bad_request("bad-condition", f'{header} must be a version in double quotes such as "7", or *')
+            raise bad_request("bad-condition", f'{condition} must be a version in double quotes such as "7", or *')
         tags.append((bool(found[1]), found[2]))
         start = found.end()
     if not tags:
-        raise bad_request("bad-condition", f"{header} is empty")
+        raise bad_request("bad-condition", f"{condition} is empty")
     return tags
 
 
-def _unsupported(header: str, value: str | None, way_out: str) -> Problem:
-    detail = f"{header} is {value!r}; {way_out}" if value else f"{header} is missing; {way_out}"
+def _unsupported(name: str, value: str | None, way_out: str) -> Problem:
+    detail = f"{name} is {value!r}; {way_out}" if value else f"{name} is missing; {way_out}"
     return Problem(415, "unsupported-media-type", "The body has an unsupported form", detail)
 
 

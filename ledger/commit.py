@@ -141,11 +141,11 @@ def _change_metadata(group: Group, command: ChangeMetadata, caller: Caller) -> W
     own = group.named(command.run_id, command.expected)
     attempt = command.attempt or own.run.attempt
     group.refuse_late(own, attempt, caller)
-    lists: list[tuple[int | None, _Target]] = [
+    lists: tuple[tuple[int | None, _Target], ...] = (
         (own.key, ("operations", command.operations)),
         (own.parent_key, ("parentOperations", command.parent_operations)),
         (own.root_key, ("rootOperations", command.root_operations)),
-    ]
+    )
     by_head: dict[int, tuple[Head, list[_Target]]] = {}
     for key, target in lists:
         if target[1]:  # Parent and root were read only if there is something to do to them.
@@ -162,7 +162,9 @@ def _change_metadata(group: Group, command: ChangeMetadata, caller: Caller) -> W
 
 
 def _decide(group: Group, head: Head, targets: list[_Target], own: Head, attempt: int, caller: Caller) -> Decision:
-    operations = [operation for _, listed in targets for operation in listed]
+    operations: Sequence[Operation] = targets[0][1]
+    if len(targets) > 1:
+        operations = [operation for _, listed in targets for operation in listed]
     try:
         return decide(head.run.snapshot, operations, group.rules.metadata_bytes_max)
     except Refusal as refusal:
@@ -230,6 +232,8 @@ def _place(targets: list[_Target], index: int) -> tuple[ListName, int]:
 
 
 def _unapplied(targets: list[_Target], decision: Decision) -> list[UnappliedOperation]:
+    if not decision.unapplied:
+        return []
     return [
         UnappliedOperation(*_place(targets, operation.index), operation.key, operation.reason)
         for operation in decision.unapplied

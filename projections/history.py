@@ -48,6 +48,7 @@ def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bo
 
 
 def _same(left: object, right: object) -> bool:
-    if isinstance(left, Absent) or isinstance(right, Absent):
+    # States share what did not change, so most comparisons end here and none descends without need.
+    if left is right or isinstance(left, Absent) or isinstance(right, Absent):
         return left is right
     return equal(left, right)  # type: ignore[arg-type]  # Both are JSON values once neither is absent.

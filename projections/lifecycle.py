@@ -69,7 +69,8 @@ def parse_status(value: object) -> Status:
         ValueError: There is no such status; the text lists those there are.
     """
     try:
-        return Status(str(value).upper())
+        name = str(value)
+        return Status(name.upper() if name.isascii() else name)  # Other scripts have letters that become ours.
     except ValueError:
         raise ValueError(f"unknown status; there are {', '.join(Status)}") from None
 

@@ -76,8 +76,7 @@ def gap(metadata: JsonObject, operation: Operation) -> int:
     if isinstance(operation, Delete | RemoveItem | Update):
         return 0
     path = parse_key(operation.key)
-    index = list_index(path.names[-1])
-    if path.literal or index is None:
+    if path.literal or (index := list_index(path.names[-1])) is None:
         return 0
     container = value_at(metadata, Path(path.names[:-1], literal=False))
     return max(0, index - len(container)) if isinstance(container, list) else 0

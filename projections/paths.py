@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from projections.errors import BadPath
+from projections.size import DEPTH_MAX
 
 FORBIDDEN_LITERAL = "__proto__"
 FORBIDDEN_NAMES = frozenset({"__proto__", "constructor", "prototype"})
@@ -76,6 +77,10 @@ def parse_key(key: str) -> Path:
     names = tuple(name for name in key[2:].split(".") if name)
     if not names:
         raise BadPath(key, "the path names nothing; write $.name, or send update to replace everything")
+    if len(names) > DEPTH_MAX:
+        raise BadPath(
+            key, f"a path of {len(names)} names leads deeper than the {DEPTH_MAX} levels that metadata may have"
+        )
     if "*" in names:
         raise BadPath(key, "wildcards are not supported; send one operation for each member")
     if any(map(_SLICE.fullmatch, names)):

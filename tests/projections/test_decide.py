@@ -354,6 +354,38 @@ def test_small_request_cannot_fill_the_memory_with_gaps() -> None:
     assert peak < 16 * METADATA_BYTES_MAX
 
 
+def gaps(*indexes: int) -> list[Operation]:
+    """Name a far index of a new list, once for each of *indexes*, and take the list away again."""
+    return [
+        operation
+        for index in indexes
+        for operation in (Set(key="l", value=[]), Set(key=f"$.l.{index}", value=1), Delete(key="l"))
+    ]
+
+
+def test_one_request_may_fill_in_65535_nulls_and_no_more() -> None:
+    assert decide(EMPTY, gaps(65_535, 0, 0), LIMIT).snapshot == Snapshot({}, 9, "{}", 2)
+    assert decide(EMPTY, gaps(5, 65_530), LIMIT).snapshot == Snapshot({}, 6, "{}", 2)
+    with pytest.raises(OutOfBounds) as caught:
+        decide(EMPTY, gaps(5, 65_530, 0, 1, 9), LIMIT)
+    assert (caught.value.key, caught.value.limit, caught.value.index) == ("$.l.1", 65_535, 10)
+    assert str(caught.value).startswith("key '$.l.1': one request may fill in at most 65,535 nulls")
+
+
+@pytest.mark.parametrize("kind", ["set", "append", "increment"])
+def test_only_nulls_that_were_filled_in_are_counted(kind: str) -> None:
+    snapshot = Snapshot.of({"l": [0] * 5, "o": {}, "n": 1}, 1)
+    far: list[Operation] = [Set(key="new", value=[]), Set(key="$.new.65535", value=1), Delete(key="new")]
+    others = ("$.l.4", "$.l.5", "$.o.70000", "$.o.x", "m", "9", "$.9", "$.none.500", "$.n.500")
+    harmless = parsed([{"type": kind, "key": key, "value": 1} for key in others])
+    decision = decide(snapshot, [*far, *harmless], LIMIT)
+    assert len(decision.events) == 3 + 7
+    assert [unapplied.key for unapplied in decision.unapplied] == ["$.none.500", "$.n.500"]
+    with pytest.raises(OutOfBounds) as caught:
+        decide(snapshot, [*far, *parsed([{"type": kind, "key": "$.l.6", "value": 1}])], LIMIT)
+    assert (caught.value.key, caught.value.index) == ("$.l.6", 3)
+
+
 # --- depth ---
 
 

@@ -12,7 +12,7 @@ from projections.paths import Path, literal, parse_key
 from projections.values import JsonObject
 from tests import model
 from tests.javascript import doubles, exact
-from tests.strategies import History, histories, places, thorough
+from tests.strategies import History, histories, nested, places, thorough
 
 
 def recorded(bodies: list[Body], first_version: int = 1) -> list[Event]:
@@ -180,6 +180,12 @@ def test_what_replaces_everything_is_about_a_key_only_if_it_changed_it(
 def test_null_that_fills_a_gap_in_a_list_is_a_change_of_that_item() -> None:
     assert is_about("$.l.2", Set(key="$.l.3", value=1), {"l": [0]}) is True
     assert is_about("$.l.0", Set(key="$.l.3", value=1), {"l": [0]}) is False
+
+
+def test_value_that_an_event_left_alone_is_not_compared_level_by_level() -> None:
+    before: JsonObject = {"a": nested(2_000), "b": 1}
+    assert is_about("a", Set(key="b", value=2), before) is False
+    assert is_about("$.a", AppendItem(key="$.b", value=2), before) is False
 
 
 @thorough

@@ -88,7 +88,7 @@ def test_recorded_events_fold_to_the_snapshot_that_was_decided(history: History)
 # --- agreement with the model ---
 
 
-@settings(thorough, max_examples=400)
+@settings(thorough, max_examples=300)
 @given(histories(max_size=20))
 def test_every_history_ends_as_in_the_model(history: History) -> None:
     outcome = model.run(history.metadata, history.wire)
