@@ -36,7 +36,6 @@ from projections.times import Microseconds
 from projections.values import JsonObject
 
 EVENT_WEIGHT = 100  # bytes that an event takes beside its data, as the snapshot rule counts
-SALTS_AT_ONCE = 64  # salts drawn from the kernel together
 REFUSALS_KEPT = 100  # refusals of a run that are kept
 EXPIRED_KEYS_AT_ONCE = 200  # expired idempotency keys that a group clears away
 MICROSECONDS = 1_000_000  # in a second
@@ -84,7 +83,6 @@ class Group:
         self._changed: dict[int, Head] = {}
         self._lived: set[int] = set()
         self._events: list[dict[str, Any]] = []
-        self._salts: list[bytes] = []
         self._snapshots: list[dict[str, Any]] = []
         self._refusals: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self._to_remember: list[dict[str, Any]] = []
@@ -231,7 +229,7 @@ class Group:
         for event in events:
             version += 1
             self._position += 1
-            salt = self._salt()
+            salt = os.urandom(SALT_BYTES)
             head.hash = event_hash(
                 head.hash,
                 self._environment,
@@ -268,13 +266,6 @@ class Group:
         if events:
             self._changed[head.key] = head
             self._keep_snapshot(head, version)
-
-    def _salt(self) -> bytes:
-        """A salt that nothing else has; many are drawn at once, because each draw asks the kernel."""
-        if not self._salts:
-            drawn = os.urandom(SALT_BYTES * SALTS_AT_ONCE)
-            self._salts = [drawn[start : start + SALT_BYTES] for start in range(0, len(drawn), SALT_BYTES)]
-        return self._salts.pop()
 
     def _keep_snapshot(self, head: Head, version: int) -> None:
         """Keep the metadata once the events since the last snapshot outweigh it."""
