@@ -1,13 +1,11 @@
 """The demo: a real job's numbers, checked against the same files."""
 
-import ast
 import hashlib
 import json
 import re
 import subprocess
 import sys
 import sysconfig
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ def counted() -> dict[str, Any]:
     """What the job must find: every file of the standard library, counted in another way."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     digest = hashlib.sha256()
-    lines = size = files = functions = 0
+    lines = size = files = 0
+    distinct: set[bytes] = set()
     per_file = []
     for path in sorted(path for path in folder.glob("**/*") if path.is_file()):
         name = path.relative_to(folder)
@@ -32,40 +31,18 @@ def counted() -> dict[str, Any]:
             continue
         content = path.read_bytes()
         digest.update(hashlib.sha256(content).digest())
-        newlines = len(content.split(b"\n")) - 1
+        found = content.splitlines()
+        distinct.update(found)
         per_file.append((len(content), name.as_posix()))
-        functions += defined(content) if path.suffix == ".py" else 0
-        files, lines, size = files + 1, lines + newlines, size + len(content)
+        files, lines, size = files + 1, lines + len(found), size + len(content)
     return {
         "files": files,
         "lines": lines,
         "bytes": size,
-        "functions": functions,
+        "distinctLines": len(distinct),
         "sha256": digest.hexdigest(),
         "largest": [{"file": name, "bytes": length} for length, name in sorted(per_file, reverse=True)[:5]],
     }
-
-
-class Functions(ast.NodeVisitor):
-    """Counts the functions of a syntax tree."""
-
-    count = 0
-
-    def visit(self, node: ast.AST) -> None:
-        self.count += type(node).__name__ in {"FunctionDef", "AsyncFunctionDef"}
-        self.generic_visit(node)
-
-
-def defined(source: bytes) -> int:
-    """Functions that a file of Python defines, none if it is no valid Python."""
-    counter = Functions()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            counter.visit(ast.parse(source))
-        except (SyntaxError, ValueError):
-            return 0
-    return counter.count
 
 
 def test_the_demo_shows_what_the_ledger_knows_and_its_numbers_are_true(tmp_path: Path) -> None:
@@ -105,7 +82,7 @@ def test_the_demo_shows_what_the_ledger_knows_and_its_numbers_are_true(tmp_path:
     with service(tmp_path / "[x]:fire:.db") as api:
         events = api.history(run)
         assert [event["version"] for event in events] == list(range(1, version + 1))
-        for counter in ("files", "lines", "bytes", "functions"):
+        for counter in ("files", "lines", "bytes", "distinctLines"):
             assert expected[counter] == sum(
                 event["value"]
                 for event in events

@@ -116,7 +116,7 @@ def test_a_moment_that_utc_cannot_write_is_refused_before_it_is_stored(api: Serv
     body = {"operations": [{**operation("set", "a", 1), "occurredAt": moment}]}
     answer = problem(api.put("r", body), 400)
     assert answer["detail"].startswith("operations[0].occurredAt: ")
-    assert answer["detail"].endswith("not a time in the years 1 to 9999 UTC")
+    assert answer["detail"].endswith("the time lies outside the years 1 to 9999 in UTC")
     assert len(api.history()) == 1
 
 
