@@ -12,20 +12,23 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import Problem
+from ledger.ledger import Log
 
 OPEN_ENVIRONMENT = "dev"  # The one environment that an open ledger serves.
 
 
 class OpenAccess:
     """
-    The rules of an open ledger, in front of *app*.
+    The rules of an open ledger, in front of *app*. A request that may pass carries the log it may work on.
 
     Args:
         app: What answers the requests that may pass.
+        log: The log of the environment that is open.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, log: Log) -> None:
         self._app = app
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or say why not."""
@@ -34,6 +37,7 @@ class OpenAccess:
             if problem is not None:
                 await problem.response()(scope, receive, send)
                 return
+            scope["run_ledger.log"] = self._log
         await self._app(scope, receive, send)
 
 

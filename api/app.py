@@ -14,8 +14,7 @@ from ledger.ledger import Ledger, Log
 
 # The most asked for come first: routes are tried in order.
 ROUTES = (
-    Route("/api/v1/runs/{run_id}/metadata", metadata.put_metadata, methods=["PUT"]),
-    Route("/api/v1/runs/{run_id}/metadata", metadata.get_metadata, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata", metadata.metadata, methods=["GET", "PUT"]),
     Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
@@ -32,7 +31,7 @@ def create_app(ledger: Ledger, log: Log) -> Starlette:
     Build the application on an open ledger, which it closes when it shuts down.
 
     Args:
-        ledger: Where writes go.
+        ledger: What to close.
         log: The log of the environment that is served.
     """
 
@@ -44,10 +43,8 @@ def create_app(ledger: Ledger, log: Log) -> Starlette:
     app = Starlette(
         routes=ROUTES,
         exception_handlers=HANDLERS,
-        middleware=[Middleware(OpenAccess)],
+        middleware=[Middleware(OpenAccess, log=log)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
-    app.state.ledger = ledger
-    app.state.log = log
     return app

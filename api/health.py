@@ -11,14 +11,14 @@ from ledger.errors import RunNotFound, Unavailable
 
 async def healthz(request: Request) -> Response:
     """Answer 200 while the process can still take writes; what restarts processes should ask this."""
-    if not request.app.state.ledger.is_writing:
+    if not log_of(request).is_writing:
         raise _not_ready("the writer has stopped; restart the process")
     return json_response('{"status":"ok"}')
 
 
 async def readyz(request: Request) -> Response:
     """Answer 200 while the database can be read and writes are taken; what routes traffic should ask this."""
-    if not request.app.state.ledger.is_writing:
+    if not log_of(request).is_writing:
         raise _not_ready("the server is shutting down")
     try:
         log_of(request).current("-")

@@ -1,5 +1,6 @@
 """How runs and events look on the wire. Text that is JSON already is put in as it is."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import JsonValue
@@ -13,9 +14,21 @@ from projections.runs import Run
 from projections.times import format_time
 
 
+class JsonText(Response):
+    """An answer whose body is JSON text; its few headers are written down without a search through them."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Write down the headers: two that every answer has, then *headers*."""
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(self.body)),
+            (b"content-type", b"application/json"),
+            *[(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        ]
+
+
 def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer whose body is this JSON text."""
-    return Response(text.encode(), status, headers, media_type="application/json")
+    return JsonText(text, status, headers)
 
 
 def event_text(event: Event) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Set as AbstractSet
 from hashlib import sha256
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 from starlette.requests import Request
@@ -28,7 +28,8 @@ _Body = TypeVar("_Body")
 
 def log_of(request: Request) -> Log:
     """The log of the caller's environment: the only way of a handler to any data."""
-    return cast("Log", request.app.state.log)
+    log: Log = request.scope["run_ledger.log"]
+    return log
 
 
 def run_id_of(request: Request) -> str:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -53,8 +53,7 @@ LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the l
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
+class Current(NamedTuple):
     """
     The current metadata of a run.
 
@@ -193,12 +192,7 @@ class Ledger:
             else:
                 environment_id = row["environment_id"]
             known = self._environments[environment] = Environment(environment_id, environment)
-        return Log(self._store, self._writer, known)
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether writes are being taken."""
-        return self._writer.is_alive
+        return Log(self._store, self._writer, known, self.rules)
 
 
 class Log:
@@ -208,15 +202,21 @@ class Log:
     Use `Ledger.log` to get one.
     """
 
-    def __init__(self, store: SqliteStore, writer: Writer, environment: Environment) -> None:
+    def __init__(self, store: SqliteStore, writer: Writer, environment: Environment, rules: Rules) -> None:
         self._store = store
         self._writer = writer
         self._environment = environment
+        self.metadata_bytes_max = rules.metadata_bytes_max
 
     @property
     def environment(self) -> str:
         """The environment's name."""
         return self._environment.name
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether writes are being taken."""
+        return self._writer.is_alive
 
     async def create(
         self, command: CreateRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None

@@ -67,6 +67,7 @@ class SqliteStore:
         self._closed = False
         self._reads: set[asyncio.Task[Any]] = set()
         self._point = _connect(path)
+        self._point.row_factory = None
         self._point.execute("PRAGMA query_only = ON")
 
     @classmethod

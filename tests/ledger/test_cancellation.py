@@ -62,7 +62,7 @@ async def test_a_write_cancelled_at_any_moment_is_carried_out_whole_or_not_at_al
         )
         assert len(retried) == 3
     assert total(log) == total(log, "root") == 8 * 6
-    assert ledger.is_writing
+    assert ledger._writer.is_alive
     await is_unlocked(database)
     assert check_file(database.path) == 2 + 2 * 48
 
@@ -117,7 +117,7 @@ async def test_writes_cancelled_while_another_process_holds_the_lock_leave_no_lo
         await asyncio.gather(*waiting, *later, return_exceptions=True)
         await is_unlocked(database)
     assert total(log) == 3 * 8
-    assert ledger.is_writing
+    assert ledger._writer.is_alive
     assert check_file(database.path) == 25
 
 
@@ -175,7 +175,7 @@ async def test_closing_carries_out_what_waits_and_refuses_what_comes_later(
     await asyncio.sleep(0)
     closing_it = asyncio.create_task(ledger.close())
     await asyncio.sleep(0)
-    assert not ledger.is_writing
+    assert not ledger._writer.is_alive
     with pytest.raises(Busy):
         await change(log, "run_1", ONE)
     await closing_it
@@ -239,7 +239,7 @@ async def test_a_cancelled_writer_tells_everybody_the_truth(ledger: Ledger, log:
     log._writer._task.cancel()
     refused = await asyncio.gather(*second, return_exceptions=True)
     assert [type(answer) for answer in refused] == [Busy] * 5
-    assert not ledger.is_writing
+    assert not ledger._writer.is_alive
     holder.release()
     assert (await first).snapshot.version == 2
     assert total(log) == 1

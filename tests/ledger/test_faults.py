@@ -161,7 +161,7 @@ async def test_an_error_at_any_statement_of_a_lone_write_leaves_no_trace(
             await ask(f"key {at}")
         assert faults.seen == at
         assert state(database) == before
-        assert ledger.is_writing
+        assert ledger._writer.is_alive
         faults.plan(0, make)
         answer = await ask(f"key {at}")
         assert (answer.is_replay, answer.snapshot.version) == (False, 1 + 50 * (at + 1))
@@ -217,7 +217,7 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
             ]
             assert (log.current("run_1").version, log.current("root").version) == (version + 3, root + 2)
             assert (await log.refusals("run_1"))[-1].number == refusals + 1
-    assert ledger.is_writing
+    assert ledger._writer.is_alive
     check_file(database.path)
 
 
@@ -275,7 +275,7 @@ async def test_one_request_that_cannot_be_stored_fails_alone(
     assert isinstance(odd, Exception)
     assert not isinstance(odd, Unavailable | Refusal), "trying again would not help"
     assert [answer.snapshot.version for answer in [*others, last]] == list(range(2, 13))
-    assert ledger.is_writing
+    assert ledger._writer.is_alive
     assert check_file(database.path) == 12
 
 
@@ -327,7 +327,7 @@ async def main(path):
                 assert "space" in str(error)
                 assert log.current("run_1") == before
                 assert (await log.metadata("run_1")).version == before.version
-                assert ledger.is_writing
+                assert ledger._writer.is_alive
         many = await asyncio.gather(*(ask(n + i) for i in range(20)), return_exceptions=True)
         assert {type(answer) for answer in many} == {StorageFull}, many
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
