@@ -39,9 +39,9 @@ class Options:
 def parse(arguments: Sequence[str] | None, benchmarks: Sequence[str]) -> Options:
     """Read *arguments*, those of the process if None; *benchmarks* are the names that --only takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
-    parser.add_argument("--seconds", type=_positive, default=4.0, help="measured time of one measurement (4)")
+    parser.add_argument("--seconds", type=_positive, default=1.0, help="measured time of one measurement (1)")
     parser.add_argument(
-        "--repetitions", type=_at_least_one, default=3, help="measurements per server and case (3)"
+        "--repetitions", type=_at_least_one, default=9, help="measurements per server and case (9)"
     )
     parser.add_argument("--only", choices=benchmarks, help="run one benchmark")
     parser.add_argument(
