@@ -262,7 +262,12 @@ def _run(
 async def _connected(settings: Settings, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
     logging.getLogger("ledger").setLevel(logging.ERROR)  # Warnings are for those who run a server.
     async with connect(settings) as client:
-        await work(client)
+        try:
+            await work(client)
+        except (KeyError, TypeError) as error:
+            if settings.url is None:  # Then the answer was our own.
+                raise
+            raise Failed(f"{settings.url} gave an answer that no Run Ledger server gives") from error
 
 
 def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
