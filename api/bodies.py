@@ -91,8 +91,6 @@ Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
 Payload = Annotated[Value, AfterValidator(_payload)]
 Duration = Annotated[int, BeforeValidator(_ttl)]
-
-
 Operations = Annotated[tuple[AnyOperation, ...], Field(max_length=OPERATIONS_MAX, strict=False)]
 
 

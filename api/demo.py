@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,15 @@ def run_demo(*, keep: bool, port: int, database: str) -> None:
     """
     signal.signal(signal.SIGTERM, _stop)
     console = Console(markup=False, emoji=False)  # A file's name is no markup.
-    with _server(port, database) as url, httpx2.Client(base_url=url, timeout=30) as http:
+    with _server(port, database) as (url, server), httpx2.Client(base_url=url, timeout=30) as http:
         console.print(f"Server: {url}   Database: {database}\n", highlight=False)
         run_id = _count_library(http, console)
         _show(http, console, run_id, url, database, keep=keep)
         if keep:
             console.print("\nThe server stays up. Ctrl-C stops it.")
-            try:
-                while True:
-                    time.sleep(3600)
-            except KeyboardInterrupt:
-                console.print("Stopped.")
+            with suppress(KeyboardInterrupt):
+                server.wait()
+            console.print("Stopped.")
 
 
 def _stop(number: int, _: object) -> None:
@@ -64,8 +62,8 @@ def _stop(number: int, _: object) -> None:
 
 
 @contextmanager
-def _server(port: int, database: str) -> Iterator[str]:
-    """A server in a process of its own, and its base URL."""
+def _server(port: int, database: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The base URL of a server, and the process of its own that it runs in."""
     # A project's own folder may hold another package named api: Python is told to look where this one lies.
     home = str(Path(__file__).parent.parent)
     environment = {
@@ -86,7 +84,7 @@ def _server(port: int, database: str) -> Iterator[str]:
             if "http://" not in line:
                 complaints.seek(0)
                 raise Failed(f"the server did not start. {complaints.read().strip()}")
-            yield line.split(" at ")[1].split(" ")[0]
+            yield line.split(" at ")[1].split(" ")[0], process
         finally:
             process.terminate()
             try:
@@ -101,7 +99,7 @@ def _count_library(http: httpx2.Client, console: Console) -> str:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not {"site-packages", "__pycache__"} & {*path.parts}
+        if path.is_file() and not {"site-packages", "__pycache__"} & {*path.relative_to(folder).parts}
     )
     created = _post(
         http,
