@@ -17,8 +17,8 @@ from rich.text import Text
 from sqlalchemy.exc import ArgumentError
 
 from api.client import Client, Failed, connect, path_of, without_controls
-from api.settings import BadSettings, Settings, load_settings
 from ledger.errors import LedgerError, UnusableDatabase
+from ledger.settings import BadSettings, Settings, load_settings
 from projections import values
 from projections.errors import BadJson, BadValue
 

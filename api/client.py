@@ -17,8 +17,8 @@ from sqlalchemy import make_url
 
 from api.access import OPEN_ENVIRONMENT
 from api.app import create_app
-from api.settings import Settings
 from ledger.ledger import Ledger
+from ledger.settings import Settings
 
 TIMEOUT_S = 30  # seconds for one answer
 

@@ -10,7 +10,8 @@ from starlette.requests import Request
 
 from api.problems import Problem, bad_request, run_not_found
 from ledger.ledger import Log
-from ledger.writes import ANONYMOUS, RUN_ID, Caller, IdempotencyKey
+from ledger.run_ids import RUN_ID
+from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
 from projections import values
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time

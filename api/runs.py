@@ -1,18 +1,9 @@
 """Runs: create, trigger, find, and give another status."""
 
-import uuid_utils
 from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import (
-    IDEMPOTENCY_TTL_S_DEFAULT,
-    NAME_CHARACTERS_MAX,
-    NEW_RUN,
-    NEW_STATUS,
-    TRIGGER,
-    TriggerOptions,
-)
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
@@ -24,36 +15,24 @@ from api.requests import (
     run_id_of,
     whole_number,
 )
+from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
 from ledger.ledger import Created
-from ledger.writes import RUN_ID, ChangeStatus, CreateRun
+from ledger.run_ids import RUN_ID
 from projections import values
 from projections.lifecycle import Status, parse_status
+from projections.size import NAME_CHARACTERS_MAX
 from projections.values import JsonObject
 
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]"}
 
 
 async def create(request: Request) -> Response:
     """Create a run, or find the one that has this id already."""
     body, idempotency = await read(request, NEW_RUN)
-    created = await log_of(request).create(
-        CreateRun(
-            run_id=body.id or new_run_id(),
-            task=body.task,
-            parent=body.parent_run_id,
-            tags=body.tags,
-            status=body.status,
-            attempt=body.attempt,
-            payload=body.payload,
-            metadata=body.metadata,
-        ),
-        caller_of(request, body.actor),
-        idempotency,
-    )
+    created = await log_of(request).create(body.command(), caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": created.run_id, "version": created.version, "isCached": created.is_cached}
     return json_response(values.dump(answer), 200 if created.is_cached else 201, _replayed(created))
 
@@ -64,24 +43,7 @@ async def trigger(request: Request) -> Response:
     if not task.strip() or len(task) > NAME_CHARACTERS_MAX or not task.isprintable():
         raise bad_request("bad-task", f"a task has 1 to {NAME_CHARACTERS_MAX} printable characters")
     body, idempotency = await read(request, TRIGGER)
-    options = body.options or TriggerOptions()
-    created = await log_of(request).create(
-        CreateRun(
-            run_id=new_run_id(),
-            task=task,
-            parent=options.parent_run_id,
-            tags=options.tags,
-            payload=body.payload,
-            payload_type=options.payload_type,
-            metadata=options.metadata or {},
-            idempotency_key=options.idempotency_key,
-            idempotency_ttl_s=IDEMPOTENCY_TTL_S_DEFAULT
-            if options.idempotency_key_ttl is None
-            else options.idempotency_key_ttl,
-        ),
-        caller_of(request, None),
-        idempotency,
-    )
+    created = await log_of(request).create(body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
     return json_response(values.dump(answer), headers=_replayed(created))
 
@@ -98,14 +60,7 @@ async def set_status(request: Request) -> Response:
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
     moved = await log_of(request).move(
-        ChangeStatus(
-            run_id=run_id,
-            status=body.status,
-            attempt=body.attempt,
-            output=body.output,
-            error=body.error_members(),
-            expected=expected_versions(request),
-        ),
+        body.command(run_id, expected_versions(request)),
         caller_of(request, body.actor),
         idempotency,
     )
@@ -142,16 +97,6 @@ async def list_runs(request: Request) -> Response:
         pagination["previous"] = page.items[0].id
     data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
     return json_response(values.dump({"data": data, "pagination": pagination}))
-
-
-def new_run_id() -> str:
-    """A run id that sorts by the time it was made: `run_` and 25 lower-case letters and digits."""
-    number = uuid_utils.uuid7().int
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = _BASE36[digit] + digits
-    return f"run_{digits:0>25}"
 
 
 def _statuses(request: Request) -> list[Status]:

@@ -88,7 +88,6 @@ class SqliteStore:
         event.listen(readers.sync_engine, "connect", _on_connect)
         event.listen(readers.sync_engine, "begin", _begin)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
-        _warn_about_old_sqlite()
         try:
             await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
             return cls(path, thread, readers)
@@ -330,7 +329,8 @@ def _reason(error: BaseException) -> str:
     return f"{cause}, {name}" if name else str(cause)
 
 
-def _warn_about_old_sqlite() -> None:
+def warn_about_old_sqlite() -> None:
+    """Say so where this SQLite is one that several writing processes can damage a file with."""
     version = sqlite3.sqlite_version_info
     fixed = any(version[:2] == release[:2] and version >= release for release in _WAL_RESET_FIXED)
     if not fixed and version < _WAL_RESET_FIXED[0]:

@@ -152,7 +152,7 @@ def test_the_first_screen_shows_what_is_printed(tmp_path: Path, port: int) -> No
     code = f"""
 import asyncio
 from api.client import connect
-from api.settings import load_settings
+from ledger.settings import load_settings
 
 async def main():
     open("run-ledger.db", "w").close()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from api.client import connect
-from api.settings import BadSettings, load_settings
+from ledger.settings import BadSettings, load_settings
 from tests.api.server import Call, run_ledger, serving
 
 BAD = [
@@ -52,8 +52,10 @@ def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadSettings) as raised:
         load_settings()
     assert str(raised.value) == (
-        f"unknown setting {name}; there are RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, "
-        "RUN_LEDGER_LATE_WRITE_S, RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_URL"
+        f"unknown setting {name}; there are RUN_LEDGER_ACTOR, RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, "
+        "RUN_LEDGER_ENVIRONMENT, RUN_LEDGER_FLUSH_INTERVAL_S, RUN_LEDGER_LATE_WRITE_S, "
+        "RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_RUN_ATTEMPT, RUN_LEDGER_RUN_ID, RUN_LEDGER_RUN_PARENT, "
+        "RUN_LEDGER_RUN_ROOT, RUN_LEDGER_SPOOL_BYTES_MAX, RUN_LEDGER_SPOOL_DIR, RUN_LEDGER_URL"
     )
 
 

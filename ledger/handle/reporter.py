@@ -1,0 +1,600 @@
+"""
+Deliver what jobs report: never in their way, never twice, never lost without a word.
+
+    metadata.set(...)  ->  outbox  ->  request  ->  ledger
+                           memory      |  no answer
+                                       v
+                                     spool  ->  ledger, as soon as it answers again
+
+Everything that waits happens in one background thread. A job only adds to a list; at most once a second (by
+default) the list becomes requests. While the ledger gives no answer requests go to the spool on disk, and what is
+in there goes out in its order before anything newer about the same run does.
+"""
+
+import asyncio
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+from ledger.errors import NotKept, Unreachable, WriteRefused
+from ledger.handle.backend import Backend
+from ledger.handle.background import Background
+from ledger.handle.outbox import OWN, Outbox
+from ledger.handle.requests import Answer, Kind, Reported, Request
+from ledger.handle.spool import SENT_AGE_MAX_S, Entry, Spool, SpoolFull, all_spools
+from projections.times import Microseconds
+
+LINGER_S = 0.02  # seconds that a first report waits for others
+QUEUE_OPERATIONS_MAX = 100_000  # operations in memory, ten full requests
+QUEUE_BYTES_MAX = 32 * 2**20  # bytes in memory
+RETRY_S = 0.25  # seconds before the ledger is asked again, doubled each time
+RETRY_MAX_S = 3.0  # seconds
+AT_ONCE = 64  # entries of a spool that are read at once
+PARENT_WAIT_S = 86_400  # seconds for which a run waits for its parent, which another machine may have to deliver
+
+_logger = logging.getLogger("ledger.handle")
+_Result = TypeVar("_Result")
+
+
+class Reporter:
+    """
+    Delivers the outboxes of this process.
+
+    Args:
+        backend: The way to the ledger.
+        folder: Where spools are kept.
+        spool_bytes_max: Bytes that this process group's spool may take.
+        interval_s: Seconds between two requests about one run that nobody waits for.
+        actor: In whose name, None for nobody's.
+    """
+
+    def __init__(
+        self,
+        backend: Callable[[], Backend],
+        *,
+        folder: Path,
+        spool_bytes_max: int,
+        interval_s: float,
+        actor: str | None,
+    ) -> None:
+        self._make_backend = backend
+        self.actor = actor
+        self._backend: Backend = backend()
+        self._folder = folder
+        self._spool_bytes_max = spool_bytes_max
+        self._spool = Spool.of_this_group(folder, spool_bytes_max)
+        self._interval_s = interval_s
+        self._outboxes: dict[int, Outbox] = {}  # Those with something to deliver.
+        self._known: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
+        self._background = Background()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._recovering: asyncio.Task[None] | None = None
+        self._away = False
+        self._closed = False
+        self._looked = False
+        self._queued = 0
+        self._queued_bytes = 0
+        self._told: set[str] = set()
+        self.lock = threading.Lock()
+        self.after_add: Callable[[], None] | None = None
+        self.not_kept = 0
+        self.set_aside = 0
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables that lead another process to the same ledger and the same spools."""
+        actor = {} if self.actor is None else {"RUN_LEDGER_ACTOR": self.actor}
+        return {**self._backend.variables, "RUN_LEDGER_SPOOL_DIR": str(self._folder.absolute()), **actor}
+
+    # --- what jobs call, in their threads ---
+
+    def add(self, outbox: Outbox, operation: Reported) -> None:
+        """Take an operation; it is on its way within the interval, and nothing here waits."""
+        weight = operation.weight
+        with self.lock:
+            if self._queued >= QUEUE_OPERATIONS_MAX or self._queued_bytes + weight > QUEUE_BYTES_MAX:
+                self._do_not_keep(outbox, "the queue in memory is full, because the ledger is too slow", 1)
+                return
+            self._queued += 1
+            self._queued_bytes += weight
+            outbox.items.append(operation)
+            if operation.target == OWN:
+                outbox.view.add(operation)
+            wake = self._note(outbox)
+        if wake:
+            self._background.call(self._plan, outbox)
+        if self.after_add is not None:
+            self.after_add()
+
+    def add_request(self, outbox: Outbox, request: Request) -> None:
+        """Take a request that is no operation."""
+        with self.lock:
+            outbox.items.append(request)
+            self._queued += request.operations
+            self._queued_bytes += len(request.body)
+            wake = self._note(outbox)
+        if wake:
+            self._background.call(self._plan, outbox)
+
+    def open(self, outbox: Outbox) -> Outbox:
+        """Take up an outbox, so that it is told what becomes of its reports later on."""
+        self._known[outbox.run_id] = outbox
+        return outbox
+
+    async def flush(self, outbox: Outbox) -> None:
+        """
+        Deliver everything that was reported about a run: the ledger has it then, or the spool.
+
+        Raises:
+            WriteRefused: For the first report that was not accepted since the last flush.
+        """
+        await self.deliver(outbox)
+        with self.lock:
+            refused, outbox.refused = outbox.refused, []
+        if refused:
+            if len(refused) > 1:
+                refused[0].add_note(f"{len(refused) - 1} more reports about this run were not accepted")
+            raise refused[0]
+
+    def wait(self, work: Callable[[], Coroutine[Any, Any, _Result]], timeout_s: float | None = None) -> _Result:
+        """
+        Do *work* in the background thread and wait for it.
+
+        Raises:
+            TimeoutError: It is not done yet; it goes on.
+        """
+        if self._background.is_here:
+            raise RuntimeError("the background thread cannot wait for itself")
+        while True:
+            future = self._submit(work)
+            try:
+                return future.result(timeout_s)
+            except CancelledError:
+                self._refuse_closed()  # Else another thread forked: it begins again.
+
+    async def waited(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Do *work* in the background thread and await it; it is carried to its end if the caller is cancelled."""
+        while True:
+            inner = asyncio.wrap_future(self._submit(work))
+            try:
+                return await asyncio.shield(inner)
+            except asyncio.CancelledError:
+                if not inner.cancelled():
+                    inner.add_done_callback(_look_at)
+                    raise
+                self._refuse_closed()
+
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> "Future[_Result]":
+        async def tracked() -> _Result:
+            result: _Result = await self._task(work())
+            return result
+
+        self._refuse_closed()
+        return self._background.submit(tracked())
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Unreachable("reporting was ended by configure(None)", certain=True)
+
+    @property
+    def backend(self) -> Backend:
+        """The way to the ledger, for use in the background thread."""
+        return self._backend
+
+    def close(self, deadline_s: float) -> None:
+        """
+        Deliver what there is, keep on disk what the ledger does not take within the deadline, and let go of
+        everything: thread, sockets, files.
+        """
+        self._closed = True
+        self._background.submit(self._close(deadline_s)).result()
+        self._background.stop()
+
+    def suspend(self) -> None:
+        """Before a fork: let go of thread, sockets and files, keep what is to be delivered."""
+        self._background.submit(self._suspend()).result()
+        self._background.stop()
+        self.lock.acquire()
+
+    def resume(self) -> None:
+        """After a fork, in the process that forked: go on."""
+        self._renew()
+        self.lock.release()
+        for outbox in list(self._outboxes.values()):
+            if outbox.items or outbox.requests:
+                self._background.call(self._plan, outbox)
+
+    def begin_anew(self) -> None:
+        """After a fork, in the new process: what the other one reported is the other one's to deliver."""
+        for outbox in self._outboxes.values():
+            outbox.forget()
+        self._outboxes.clear()
+        self._queued = self._queued_bytes = self.not_kept = 0
+        self._told.clear()
+        self._background = Background()
+        self.lock = threading.Lock()
+        self._spool = Spool.of_this_group(self._folder, self._spool_bytes_max)
+        self._renew()
+
+    # --- in the background thread ---
+
+    async def deliver(self, outbox: Outbox) -> None:
+        """Deliver everything that was reported about a run so far."""
+        self._look_around()
+        async with outbox.sending:
+            with self.lock:
+                self._seal(outbox)
+            while outbox.requests:
+                await self._deliver_next(outbox)
+            outbox.flushed_at = asyncio.get_running_loop().time()
+            with self.lock:
+                if not outbox.items:
+                    self._outboxes.pop(id(outbox), None)
+
+    async def load(self, outbox: Outbox) -> None:
+        """
+        Ask the ledger what the metadata of a run is.
+
+        Raises:
+            RunNotFound: There is no such run.
+            Unreachable: There was no answer.
+        """
+        async with outbox.sending:  # What is on its way could be in the answer or not.
+            metadata = await self._backend.metadata(outbox.run_id, None, None)
+            with self.lock:
+                outbox.view.told(metadata, outbox.own_items())
+
+    async def deliver_spools(self) -> int:
+        """
+        Send what waits on disk for this destination, whoever left it.
+
+        Returns:
+            How many requests still wait.
+
+        Raises:
+            Unreachable: The ledger gave no answer.
+        """
+        left = 0
+        for spool in all_spools(self._folder, self._spool_bytes_max):
+            with spool.delivering() as ours:
+                if ours:
+                    left += await self._deliver_spool(spool)
+                elif spool.path == self._spool.path:
+                    left += 1
+        return left
+
+    def _plan(self, outbox: Outbox) -> None:
+        loop = asyncio.get_running_loop()
+        due = max(loop.time() + LINGER_S, outbox.flushed_at + self._interval_s)
+        loop.call_at(due, self._begin_delivery, outbox)
+
+    def _begin_delivery(self, outbox: Outbox) -> None:
+        if outbox.items or outbox.requests:
+            self._task(self._deliver_safely(outbox))
+
+    async def _deliver_safely(self, outbox: Outbox) -> None:
+        try:
+            await self.deliver(outbox)
+        except Exception:  # Whatever it is, the job goes on.
+            _logger.exception("reports about run %s could not be delivered", outbox.run_id)
+
+    def _note(self, outbox: Outbox) -> bool:
+        """Whether a flush has to be planned for what was just added. The lock is held."""
+        self._outboxes[id(outbox)] = outbox
+        if outbox.is_due:
+            return False
+        outbox.is_due = True
+        return True
+
+    def _seal(self, outbox: Outbox) -> None:
+        """Make requests of what was reported. The lock is held."""
+        outbox.is_due = False
+        before = sum(item.weight if isinstance(item, Reported) else len(item.body) for item in outbox.items)
+        known = len(outbox.requests)
+        outbox.seal(self.actor)
+        after = sum(len(request.body) for request in list(outbox.requests)[known:])
+        self._queued_bytes += after - before
+
+    async def _deliver_next(self, outbox: Outbox) -> None:
+        """Send the first request of an outbox, or put all of them on disk where it cannot be sent now."""
+        request = outbox.requests[0]
+        if self._away or self._is_spooled(request.run_id):
+            self._spool_all(outbox)
+            self._recover()
+            return
+        try:
+            answer = await self._backend.send(request)
+        except asyncio.CancelledError:
+            outbox.requests[0] = request.sent(_now())
+            raise
+        except Unreachable as error:
+            if not error.certain:
+                outbox.requests[0] = request.sent(_now())
+            self._went_away(error)
+            self._spool_all(outbox)
+            self._recover()
+        except WriteRefused as refusal:
+            self._on_refusal(outbox, request, refusal)
+        except Exception as error:
+            _logger.exception("a report about run %s could not be sent", outbox.run_id)
+            self._on_refusal(outbox, request, _unforeseen(request, error))
+        else:
+            self._done(outbox)
+            self._acknowledge(outbox, answer)
+
+    def _on_refusal(self, outbox: Outbox, request: Request, refusal: WriteRefused) -> None:
+        """One report that is not accepted takes no other with it, although they were sent together."""
+        if self._may_come(refusal, _now(), patient=outbox.waits_for_parent):
+            self._spool_all(outbox)
+            self._recover()
+        elif request.operations > 1:
+            outbox.requests.popleft()
+            outbox.requests.extendleft(reversed(request.halves()))
+        else:
+            self._done(outbox)
+            self._refuse(outbox, refusal)
+
+    def _done(self, outbox: Outbox) -> None:
+        """The first request of an outbox needs no more care."""
+        request = outbox.requests.popleft()
+        with self.lock:
+            self._queued -= request.operations
+            self._queued_bytes -= len(request.body)
+
+    def _acknowledge(self, outbox: Outbox, answer: Answer) -> None:
+        if outbox.is_cached is None:
+            outbox.is_cached = answer.is_cached
+        if answer.metadata is not None and not outbox.requests:
+            with self.lock:
+                outbox.view.told(answer.metadata, outbox.own_items())
+
+    def _refuse(self, outbox: Outbox, refusal: WriteRefused) -> None:
+        with self.lock:
+            outbox.refused.append(refusal)
+        self._warn(f"{outbox.run_id} {refusal.code}", "run %s: not accepted: %s", outbox.run_id, refusal)
+
+    def _do_not_keep(self, outbox: Outbox, reason: str, operations: int) -> None:
+        """The lock is held."""
+        self.not_kept += max(operations, 1)
+        if outbox.refused and isinstance(outbox.refused[-1], NotKept):
+            operations += outbox.refused.pop().operations
+        outbox.refused.append(NotKept(outbox.run_id, reason, operations))
+        self._warn(f"{outbox.run_id} not kept", "run %s: a report was not kept: %s", outbox.run_id, reason)
+
+    def _warn(self, subject: str, text: str, *arguments: object) -> None:
+        """Say something once, not once a call."""
+        if subject not in self._told and len(self._told) < 1_000:
+            self._told.add(subject)
+            _logger.warning(text, *arguments)
+
+    # --- the spool ---
+
+    def _spool_all(self, outbox: Outbox) -> None:
+        """Put what an outbox has to send on disk; what finds no room there is given up, and said so."""
+        requests = list(outbox.requests)
+        try:
+            self._spool.add(self._backend.destination, requests)
+        except SpoolFull:
+            for request in requests:  # The oldest may fit yet.
+                try:
+                    self._spool.add(self._backend.destination, [request])
+                except SpoolFull as error:
+                    with self.lock:
+                        self._do_not_keep(outbox, str(error), request.operations)
+        while outbox.requests:
+            self._done(outbox)
+        with self.lock:
+            outbox.view.current()  # Nobody knows how long this lasts: what was reported is folded, not kept.
+
+    def _is_spooled(self, run_id: str, kind: Kind | None = None) -> bool:
+        """Whether something about a run waits on disk, which then has to go first."""
+        try:
+            return any(spool.holds(run_id, kind) for spool in all_spools(self._folder, self._spool_bytes_max))
+        except (OSError, sqlite3.Error) as error:
+            self._warn("unreadable", "a spool in %s cannot be read: %s", self._folder, error)
+            return False
+
+    def _look_around(self) -> None:
+        """Once: whether a process that died left something."""
+        if not self._looked:
+            self._looked = True
+            if all_spools(self._folder, self._spool_bytes_max):
+                self._recover()
+
+    def _went_away(self, error: Unreachable) -> None:
+        if not self._away:
+            self._away = True
+            _logger.warning(
+                "%s; what is reported is kept in %s until it can be delivered", error, self._spool.path
+            )
+
+    def _recover(self) -> None:
+        """See to it that the spools are delivered."""
+        if self._recovering is None or self._recovering.done():
+            self._recovering = self._task(self._deliver_spools_in_time())
+
+    async def _deliver_spools_in_time(self) -> None:
+        delay = RETRY_S
+        while True:
+            try:
+                left = await self.deliver_spools()
+            except Unreachable as error:
+                self._went_away(error)
+            except (OSError, sqlite3.Error) as error:
+                self._warn("unreadable", "a spool in %s cannot be read: %s", self._folder, error)
+            except Exception:  # Whatever it is, reporting goes on.
+                _logger.exception("what waits in %s could not be delivered", self._folder)
+            else:
+                if self._away:
+                    self._away = False
+                    _logger.warning("the ledger answers again; what was kept has been delivered")
+                if not left:
+                    return
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - So that many do not come at once.
+            delay = min(delay * 2, RETRY_MAX_S)
+
+    async def _deliver_spools_once(self) -> None:
+        """A last attempt, where something was put on disk."""
+        if self._recovering is not None and not self._recovering.done():
+            self._recovering.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._recovering
+            with suppress(Unreachable, OSError, sqlite3.Error):
+                await self.deliver_spools()
+
+    async def _deliver_spool(self, spool: Spool) -> int:
+        """Send what a file holds, in order; say how much of it must wait. Its lock is held."""
+        held: set[str] = set()  # Runs of which something must wait, and so all that comes after it.
+        left = 0
+        after: Entry | None = None
+        at_once = 1  # Until one has passed, no others are marked as sent.
+        while entries := spool.waiting(self._backend.destination, at_once, after):
+            fresh = {entry for entry in entries if entry.request.sent_at is None}
+            spool.mark_sent(fresh, _now())
+            gone: list[Entry] = []
+            untried = list(entries)
+            try:
+                while untried:
+                    after = entry = untried[0]
+                    outcome = "held" if entry.request.run_id in held else await self._deliver_entry(spool, entry)
+                    untried.pop(0)
+                    if outcome == "gone":
+                        gone.append(entry)
+                    elif outcome == "held":
+                        held.add(entry.request.run_id)
+                        left += 1
+                        spool.mark_sent(fresh & {entry}, None)
+                    elif outcome == "split":  # Its halves come next, before the others.
+                        break
+            except Unreachable as error:
+                if not error.certain:
+                    untried.pop(0)
+                raise
+            finally:
+                spool.mark_sent(fresh & set(untried), None)
+                spool.remove(gone)
+            at_once = AT_ONCE
+        return left
+
+    async def _deliver_entry(self, spool: Spool, entry: Entry) -> Literal["gone", "held", "split", "aside"]:
+        request = entry.request
+        age_s = 0 if request.sent_at is None else (_now() - request.sent_at) / 1_000_000
+        if age_s > SENT_AGE_MAX_S:
+            self._set_aside(
+                spool,
+                entry,
+                "it was sent without an answer longer ago than the ledger remembers requests; "
+                "sent again it could count twice",
+            )
+            return "aside"
+        try:
+            answer = await self._backend.send(request)
+        except Unreachable:
+            raise
+        except WriteRefused as refusal:
+            if self._may_come(refusal, entry.created_at, patient=True):
+                return "held"
+            if request.operations > 1:
+                spool.split(entry, request.halves())
+                return "split"
+            self._set_aside(spool, entry, f"not accepted: {refusal}")
+            self._tell(request, refusal)
+            return "aside"
+        except Exception as error:
+            _logger.exception("a report about run %s could not be sent", request.run_id)
+            self._set_aside(spool, entry, "it failed in a way nobody foresaw; the log says more")
+            self._tell(request, _unforeseen(request, error))
+            return "aside"
+        outbox = self._known.get(request.run_id)
+        if outbox is not None and outbox.is_cached is None:
+            outbox.is_cached = answer.is_cached
+        return "gone"
+
+    def _set_aside(self, spool: Spool, entry: Entry, reason: str) -> None:
+        spool.set_aside(entry, reason)
+        self.set_aside += 1
+        _logger.warning(
+            "run %s: a report is kept in %s and not sent: %s", entry.request.run_id, spool.path, reason
+        )
+
+    def _tell(self, request: Request, refusal: WriteRefused) -> None:
+        """Let the next flush of this process raise what became of an earlier report."""
+        outbox = self._known.get(request.run_id)
+        if outbox is not None:
+            with self.lock:
+                outbox.refused.append(refusal)
+
+    def _may_come(self, refusal: WriteRefused, since: Microseconds, *, patient: bool) -> bool:
+        """Whether the run that is missing may yet be delivered, from here or from another machine."""
+        if refusal.missing is None:
+            return False
+        if self._is_spooled(refusal.missing, "create"):
+            return True
+        is_young = _now() - since < PARENT_WAIT_S * 1_000_000
+        return patient and refusal.code == "unknown-parent" and is_young
+
+    # --- letting go ---
+
+    async def _close(self, deadline_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await asyncio.gather(*map(self._deliver_safely, list(self._outboxes.values())))
+                await self._deliver_spools_once()
+        await self._cancel()
+        for outbox in list(self._outboxes.values()):
+            with self.lock:
+                self._seal(outbox)
+            if outbox.requests:
+                self._spool_all(outbox)
+        self._outboxes.clear()
+        await self._backend.close()
+
+    async def _suspend(self) -> None:
+        await self._cancel()
+        await self._backend.close()
+
+    async def _cancel(self) -> None:
+        """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _renew(self) -> None:
+        """Begin again with nothing open."""
+        self._backend = self._make_backend()
+        self._tasks = set()
+        self._recovering = None
+        self._looked = False
+        for outbox in self._known.values():
+            outbox.sending = asyncio.Lock()
+
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _look_at(inner: "asyncio.Future[Any]") -> None:
+    """Take notice of an error that nobody waits for any more; it is raised again by nobody."""
+    if not inner.cancelled():
+        inner.exception()
+
+
+def _unforeseen(request: Request, error: Exception) -> WriteRefused:
+    detail = f"the report failed in a way nobody foresaw: {type(error).__name__}: {error}"
+    return WriteRefused(request.run_id, "internal-error", detail, request.operations)
+
+
+def _now() -> Microseconds:
+    return time.time_ns() // 1000
