@@ -41,6 +41,11 @@ class Background:
             thread.join()
 
     @property
+    def is_running(self) -> bool:
+        """Whether the thread was started."""
+        return self._loop is not None
+
+    @property
     def is_here(self) -> bool:
         """Whether the caller runs in the thread."""
         return threading.current_thread() is self._thread

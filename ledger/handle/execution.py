@@ -16,7 +16,8 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -232,14 +233,16 @@ class Execution:
     ) -> None:
         """End the attempt, and wait until all of it is durable. In a copy of the process nothing happens."""
         if self.end(status, output, error):
-            self._reporter.wait(self.deliver_work)
+            with self._undisturbed():
+                self._reporter.wait(self.deliver_work)
 
     async def finished(
         self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
     ) -> None:
         """End the attempt, and await that all of it is durable. In a copy of the process nothing happens."""
         if self.end(status, output, error):
-            await self._reporter.waited(self.deliver_work)
+            with self._undisturbed():
+                await self._reporter.waited(self.deliver_work)
 
     def end(
         self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
@@ -255,6 +258,14 @@ class Execution:
     def deliver_work(self) -> Coroutine[Any, Any, None]:
         """What delivers everything that was reported so far and raises nothing, for the background thread."""
         return self._reporter.deliver(self._outbox)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """The end of a run is no place to fail for a job that is done."""
+        try:
+            yield
+        except LedgerError as error:
+            _logger.warning("the end of run %s could not be delivered: %s", self.id, error)
 
     def crashed(self, reason: str) -> None:
         """End the attempt because the process ends."""

@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 from ledger.errors import WriteRefused
 from ledger.handle.requests import Reported, Request, changes
@@ -14,6 +15,8 @@ from projections.operations import AppendItem, Delete, Increment, Operation, Rem
 from projections.values import JsonObject
 
 OWN, PARENT, ROOT = range(3)  # Whose metadata an operation is about: the indexes of `requests.TARGETS`.
+
+REFUSED_KEPT = 100  # refusals that wait to be raised
 
 _OPERATIONS: dict[str, type[Operation]] = {
     "set": Set,
@@ -68,7 +71,8 @@ class Outbox:
         root: The topmost run above it, likewise.
         items: What was reported and is no request yet.
         requests: What is to be sent next; the first may be on its way.
-        refused: What was not accepted and was not raised yet.
+        refused: What was not accepted and was not raised yet, the first hundred.
+        refused_count: How much that is.
         view: The run's metadata.
         waits_for_parent: A parent that the ledger does not know yet is one that will come.
         is_due: A flush is planned.
@@ -94,6 +98,7 @@ class Outbox:
         self.items: list[Reported | Request] = []
         self.requests: deque[Request] = deque()
         self.refused: list[WriteRefused] = []
+        self.refused_count = 0
         self.view = View(metadata)
         self.waits_for_parent = False
         self.is_due = False
@@ -118,18 +123,32 @@ class Outbox:
         """The list of a request that an operation for *wanted* goes to."""
         return self._targets[wanted]
 
-    def seal(self, actor: str | None) -> None:
-        """Make requests of everything that was reported."""
-        operations: list[Reported] = []
-        items, self.items = self.items, []
-        for item in items:
-            if isinstance(item, Reported):
-                operations.append(item)
+    def requests_of(self, items: Iterable[Reported | Request], actor: str | None) -> list[Request]:
+        """What is to be sent for *items*, in their order."""
+        made: list[Request] = []
+        for is_operation, group in groupby(items, key=lambda item: isinstance(item, Reported)):
+            if is_operation:
+                operations = cast("list[Reported]", list(group))
+                made += changes(self.run_id, self.attempt, actor, operations, apart=self._apart)
             else:
-                self._seal_operations(operations, actor)
-                operations = []
-                self.requests.append(item)
-        self._seal_operations(operations, actor)
+                made += cast("Iterable[Request]", group)
+        return made
+
+    def refuse(self, refusal: WriteRefused) -> None:
+        """Keep what was not accepted until somebody can be told; of very many the first ones, and how many."""
+        self.refused_count += 1
+        if len(self.refused) < REFUSED_KEPT:
+            self.refused.append(refusal)
+
+    def take_refusal(self) -> WriteRefused | None:
+        """The first thing that was not accepted since this was last asked, with a note of how many more."""
+        refused, count = self.refused, self.refused_count
+        self.refused, self.refused_count = [], 0
+        if not refused:
+            return None
+        if count > 1:
+            refused[0].add_note(f"{count - 1} more reports about this run were not accepted")
+        return refused[0]
 
     def own_items(self) -> list[Reported]:
         """What was reported about the run itself and is no request yet."""
@@ -139,12 +158,9 @@ class Outbox:
         """Leave everything to another process that has it too."""
         self.items = []
         self.requests.clear()
-        self.refused.clear()
+        self.refused, self.refused_count = [], 0
         self.is_due = False
         self.sending = asyncio.Lock()
-
-    def _seal_operations(self, operations: list[Reported], actor: str | None) -> None:
-        self.requests.extend(changes(self.run_id, self.attempt, actor, operations, apart=self._apart))
 
 
 def _evolved(metadata: JsonObject, reported: Reported) -> JsonObject:

@@ -16,29 +16,26 @@ import logging
 import random
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ledger.errors import NotKept, Unreachable, WriteRefused
 from ledger.handle.backend import Backend
 from ledger.handle.background import Background
+from ledger.handle.backlog import Backlog, now, unforeseen
 from ledger.handle.outbox import OWN, Outbox
-from ledger.handle.requests import Answer, Kind, Reported, Request
-from ledger.handle.spool import SENT_AGE_MAX_S, Entry, Spool, SpoolFull, all_spools
-from projections.times import Microseconds
+from ledger.handle.requests import Answer, Reported, Request
+from ledger.handle.spool import SpoolFull
 
 LINGER_S = 0.02  # seconds that a first report waits for others
 QUEUE_OPERATIONS_MAX = 100_000  # operations in memory, ten full requests
 QUEUE_BYTES_MAX = 32 * 2**20  # bytes in memory
 RETRY_S = 0.25  # seconds before the ledger is asked again, doubled each time
 RETRY_MAX_S = 3.0  # seconds
-AT_ONCE = 64  # entries of a spool that are read at once
-PARENT_WAIT_S = 86_400  # seconds for which a run waits for its parent, which another machine may have to deliver
 
 _logger = logging.getLogger("ledger.handle")
 _Result = TypeVar("_Result")
@@ -70,10 +67,10 @@ class Reporter:
         self._backend: Backend = backend()
         self._folder = folder
         self._spool_bytes_max = spool_bytes_max
-        self._spool = Spool.of_this_group(folder, spool_bytes_max)
+        self._known: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
+        self._backlog = self._new_backlog()
         self._interval_s = interval_s
         self._outboxes: dict[int, Outbox] = {}  # Those with something to deliver.
-        self._known: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
         self._background = Background()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovering: asyncio.Task[None] | None = None
@@ -86,7 +83,6 @@ class Reporter:
         self.lock = threading.Lock()
         self.after_add: Callable[[], None] | None = None
         self.not_kept = 0
-        self.set_aside = 0
 
     @property
     def variables(self) -> dict[str, str]:
@@ -100,6 +96,9 @@ class Reporter:
         """Take an operation; it is on its way within the interval, and nothing here waits."""
         weight = operation.weight
         with self.lock:
+            if self._closed:
+                self._do_not_keep(outbox, "reporting was ended by configure(None)", 1)
+                return
             if self._queued >= QUEUE_OPERATIONS_MAX or self._queued_bytes + weight > QUEUE_BYTES_MAX:
                 self._do_not_keep(outbox, "the queue in memory is full, because the ledger is too slow", 1)
                 return
@@ -117,6 +116,9 @@ class Reporter:
     def add_request(self, outbox: Outbox, request: Request) -> None:
         """Take a request that is no operation."""
         with self.lock:
+            if self._closed:
+                self._do_not_keep(outbox, "reporting was ended by configure(None)", request.operations)
+                return
             outbox.items.append(request)
             self._queued += request.operations
             self._queued_bytes += len(request.body)
@@ -138,11 +140,9 @@ class Reporter:
         """
         await self.deliver(outbox)
         with self.lock:
-            refused, outbox.refused = outbox.refused, []
-        if refused:
-            if len(refused) > 1:
-                refused[0].add_note(f"{len(refused) - 1} more reports about this run were not accepted")
-            raise refused[0]
+            refusal = outbox.take_refusal()
+        if refusal is not None:
+            raise refusal
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, _Result]], timeout_s: float | None = None) -> _Result:
         """
@@ -184,6 +184,15 @@ class Reporter:
         if self._closed:
             raise Unreachable("reporting was ended by configure(None)", certain=True)
 
+    async def deliver_spools(self) -> int:
+        """Send what waits on disk, whoever left it, and say how many requests still wait; see `Backlog.deliver`."""
+        return await self._backlog.deliver()
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits on disk."""
+        return self._backlog
+
     @property
     def backend(self) -> Backend:
         """The way to the ledger, for use in the background thread."""
@@ -194,14 +203,17 @@ class Reporter:
         Deliver what there is, keep on disk what the ledger does not take within the deadline, and let go of
         everything: thread, sockets, files.
         """
-        self._closed = True
-        self._background.submit(self._close(deadline_s)).result()
-        self._background.stop()
+        with self.lock:
+            self._closed = True
+        if self._background.is_running:
+            self._background.submit(self._close(deadline_s)).result()
+            self._background.stop()
 
     def suspend(self) -> None:
         """Before a fork: let go of thread, sockets and files, keep what is to be delivered."""
-        self._background.submit(self._suspend()).result()
-        self._background.stop()
+        if self._background.is_running:
+            self._background.submit(self._suspend()).result()
+            self._background.stop()
         self.lock.acquire()
 
     def resume(self) -> None:
@@ -221,7 +233,6 @@ class Reporter:
         self._told.clear()
         self._background = Background()
         self.lock = threading.Lock()
-        self._spool = Spool.of_this_group(self._folder, self._spool_bytes_max)
         self._renew()
 
     # --- in the background thread ---
@@ -230,8 +241,7 @@ class Reporter:
         """Deliver everything that was reported about a run so far."""
         self._look_around()
         async with outbox.sending:
-            with self.lock:
-                self._seal(outbox)
+            self._seal(outbox)
             while outbox.requests:
                 await self._deliver_next(outbox)
             outbox.flushed_at = asyncio.get_running_loop().time()
@@ -251,25 +261,6 @@ class Reporter:
             metadata = await self._backend.metadata(outbox.run_id, None, None)
             with self.lock:
                 outbox.view.told(metadata, outbox.own_items())
-
-    async def deliver_spools(self) -> int:
-        """
-        Send what waits on disk for this destination, whoever left it.
-
-        Returns:
-            How many requests still wait.
-
-        Raises:
-            Unreachable: The ledger gave no answer.
-        """
-        left = 0
-        for spool in all_spools(self._folder, self._spool_bytes_max):
-            with spool.delivering() as ours:
-                if ours:
-                    left += await self._deliver_spool(spool)
-                elif spool.path == self._spool.path:
-                    left += 1
-        return left
 
     def _plan(self, outbox: Outbox) -> None:
         loop = asyncio.get_running_loop()
@@ -295,29 +286,31 @@ class Reporter:
         return True
 
     def _seal(self, outbox: Outbox) -> None:
-        """Make requests of what was reported. The lock is held."""
-        outbox.is_due = False
-        before = sum(item.weight if isinstance(item, Reported) else len(item.body) for item in outbox.items)
-        known = len(outbox.requests)
-        outbox.seal(self.actor)
-        after = sum(len(request.body) for request in list(outbox.requests)[known:])
-        self._queued_bytes += after - before
+        """Make requests of what was reported. Jobs go on reporting meanwhile: the lock is held for a moment only."""
+        with self.lock:
+            outbox.is_due = False
+            items, outbox.items = outbox.items, []
+        made = outbox.requests_of(items, self.actor)
+        before = sum(item.weight if isinstance(item, Reported) else len(item.body) for item in items)
+        with self.lock:
+            outbox.requests.extend(made)
+            self._queued_bytes += sum(len(request.body) for request in made) - before
 
     async def _deliver_next(self, outbox: Outbox) -> None:
         """Send the first request of an outbox, or put all of them on disk where it cannot be sent now."""
         request = outbox.requests[0]
-        if self._away or self._is_spooled(request.run_id):
+        if self._away or self._backlog.holds(request.run_id):
             self._spool_all(outbox)
             self._recover()
             return
         try:
             answer = await self._backend.send(request)
         except asyncio.CancelledError:
-            outbox.requests[0] = request.sent(_now())
+            outbox.requests[0] = request.sent(now())
             raise
         except Unreachable as error:
             if not error.certain:
-                outbox.requests[0] = request.sent(_now())
+                outbox.requests[0] = request.sent(now())
             self._went_away(error)
             self._spool_all(outbox)
             self._recover()
@@ -325,19 +318,22 @@ class Reporter:
             self._on_refusal(outbox, request, refusal)
         except Exception as error:
             _logger.exception("a report about run %s could not be sent", outbox.run_id)
-            self._on_refusal(outbox, request, _unforeseen(request, error))
+            self._on_refusal(outbox, request, unforeseen(request, error))
         else:
             self._done(outbox)
             self._acknowledge(outbox, answer)
 
     def _on_refusal(self, outbox: Outbox, request: Request, refusal: WriteRefused) -> None:
         """One report that is not accepted takes no other with it, although they were sent together."""
-        if self._may_come(refusal, _now(), patient=outbox.waits_for_parent):
+        if self._backlog.may_come(refusal, now(), patient=outbox.waits_for_parent):
             self._spool_all(outbox)
             self._recover()
         elif request.operations > 1:
+            halves = request.halves()
             outbox.requests.popleft()
-            outbox.requests.extendleft(reversed(request.halves()))
+            outbox.requests.extendleft(reversed(halves))
+            with self.lock:
+                self._queued_bytes += sum(len(half.body) for half in halves) - len(request.body)
         else:
             self._done(outbox)
             self._refuse(outbox, refusal)
@@ -356,17 +352,32 @@ class Reporter:
             with self.lock:
                 outbox.view.told(answer.metadata, outbox.own_items())
 
+    def _new_backlog(self) -> Backlog:
+        return Backlog(
+            self._backend, self._folder, self._spool_bytes_max, self._on_late_answer, self._on_late_refusal
+        )
+
+    def _on_late_answer(self, request: Request, answer: Answer) -> None:
+        outbox = self._known.get(request.run_id)
+        if outbox is not None and outbox.is_cached is None:
+            outbox.is_cached = answer.is_cached
+
+    def _on_late_refusal(self, request: Request, refusal: WriteRefused) -> None:
+        """Let the next flush raise what became of an earlier report."""
+        outbox = self._known.get(request.run_id)
+        if outbox is not None:
+            with self.lock:
+                outbox.refuse(refusal)
+
     def _refuse(self, outbox: Outbox, refusal: WriteRefused) -> None:
         with self.lock:
-            outbox.refused.append(refusal)
+            outbox.refuse(refusal)
         self._warn(f"{outbox.run_id} {refusal.code}", "run %s: not accepted: %s", outbox.run_id, refusal)
 
     def _do_not_keep(self, outbox: Outbox, reason: str, operations: int) -> None:
         """The lock is held."""
         self.not_kept += max(operations, 1)
-        if outbox.refused and isinstance(outbox.refused[-1], NotKept):
-            operations += outbox.refused.pop().operations
-        outbox.refused.append(NotKept(outbox.run_id, reason, operations))
+        outbox.refuse(NotKept(outbox.run_id, reason, operations))
         self._warn(f"{outbox.run_id} not kept", "run %s: a report was not kept: %s", outbox.run_id, reason)
 
     def _warn(self, subject: str, text: str, *arguments: object) -> None:
@@ -381,11 +392,11 @@ class Reporter:
         """Put what an outbox has to send on disk; what finds no room there is given up, and said so."""
         requests = list(outbox.requests)
         try:
-            self._spool.add(self._backend.destination, requests)
+            self._backlog.add(requests)
         except SpoolFull:
             for request in requests:  # The oldest may fit yet.
                 try:
-                    self._spool.add(self._backend.destination, [request])
+                    self._backlog.add([request])
                 except SpoolFull as error:
                     with self.lock:
                         self._do_not_keep(outbox, str(error), request.operations)
@@ -394,26 +405,18 @@ class Reporter:
         with self.lock:
             outbox.view.current()  # Nobody knows how long this lasts: what was reported is folded, not kept.
 
-    def _is_spooled(self, run_id: str, kind: Kind | None = None) -> bool:
-        """Whether something about a run waits on disk, which then has to go first."""
-        try:
-            return any(spool.holds(run_id, kind) for spool in all_spools(self._folder, self._spool_bytes_max))
-        except (OSError, sqlite3.Error) as error:
-            self._warn("unreadable", "a spool in %s cannot be read: %s", self._folder, error)
-            return False
-
     def _look_around(self) -> None:
         """Once: whether a process that died left something."""
         if not self._looked:
             self._looked = True
-            if all_spools(self._folder, self._spool_bytes_max):
+            if not self._backlog.is_empty():
                 self._recover()
 
     def _went_away(self, error: Unreachable) -> None:
         if not self._away:
             self._away = True
             _logger.warning(
-                "%s; what is reported is kept in %s until it can be delivered", error, self._spool.path
+                "%s; what is reported is kept in %s until it can be delivered", error, self._backlog.spool.path
             )
 
     def _recover(self) -> None:
@@ -425,7 +428,7 @@ class Reporter:
         delay = RETRY_S
         while True:
             try:
-                left = await self.deliver_spools()
+                left = await self._backlog.deliver()
             except Unreachable as error:
                 self._went_away(error)
             except (OSError, sqlite3.Error) as error:
@@ -448,98 +451,7 @@ class Reporter:
             with suppress(asyncio.CancelledError):
                 await self._recovering
             with suppress(Unreachable, OSError, sqlite3.Error):
-                await self.deliver_spools()
-
-    async def _deliver_spool(self, spool: Spool) -> int:
-        """Send what a file holds, in order; say how much of it must wait. Its lock is held."""
-        held: set[str] = set()  # Runs of which something must wait, and so all that comes after it.
-        left = 0
-        after: Entry | None = None
-        at_once = 1  # Until one has passed, no others are marked as sent.
-        while entries := spool.waiting(self._backend.destination, at_once, after):
-            fresh = {entry for entry in entries if entry.request.sent_at is None}
-            spool.mark_sent(fresh, _now())
-            gone: list[Entry] = []
-            untried = list(entries)
-            try:
-                while untried:
-                    after = entry = untried[0]
-                    outcome = "held" if entry.request.run_id in held else await self._deliver_entry(spool, entry)
-                    untried.pop(0)
-                    if outcome == "gone":
-                        gone.append(entry)
-                    elif outcome == "held":
-                        held.add(entry.request.run_id)
-                        left += 1
-                        spool.mark_sent(fresh & {entry}, None)
-                    elif outcome == "split":  # Its halves come next, before the others.
-                        break
-            except Unreachable as error:
-                if not error.certain:
-                    untried.pop(0)
-                raise
-            finally:
-                spool.mark_sent(fresh & set(untried), None)
-                spool.remove(gone)
-            at_once = AT_ONCE
-        return left
-
-    async def _deliver_entry(self, spool: Spool, entry: Entry) -> Literal["gone", "held", "split", "aside"]:
-        request = entry.request
-        age_s = 0 if request.sent_at is None else (_now() - request.sent_at) / 1_000_000
-        if age_s > SENT_AGE_MAX_S:
-            self._set_aside(
-                spool,
-                entry,
-                "it was sent without an answer longer ago than the ledger remembers requests; "
-                "sent again it could count twice",
-            )
-            return "aside"
-        try:
-            answer = await self._backend.send(request)
-        except Unreachable:
-            raise
-        except WriteRefused as refusal:
-            if self._may_come(refusal, entry.created_at, patient=True):
-                return "held"
-            if request.operations > 1:
-                spool.split(entry, request.halves())
-                return "split"
-            self._set_aside(spool, entry, f"not accepted: {refusal}")
-            self._tell(request, refusal)
-            return "aside"
-        except Exception as error:
-            _logger.exception("a report about run %s could not be sent", request.run_id)
-            self._set_aside(spool, entry, "it failed in a way nobody foresaw; the log says more")
-            self._tell(request, _unforeseen(request, error))
-            return "aside"
-        outbox = self._known.get(request.run_id)
-        if outbox is not None and outbox.is_cached is None:
-            outbox.is_cached = answer.is_cached
-        return "gone"
-
-    def _set_aside(self, spool: Spool, entry: Entry, reason: str) -> None:
-        spool.set_aside(entry, reason)
-        self.set_aside += 1
-        _logger.warning(
-            "run %s: a report is kept in %s and not sent: %s", entry.request.run_id, spool.path, reason
-        )
-
-    def _tell(self, request: Request, refusal: WriteRefused) -> None:
-        """Let the next flush of this process raise what became of an earlier report."""
-        outbox = self._known.get(request.run_id)
-        if outbox is not None:
-            with self.lock:
-                outbox.refused.append(refusal)
-
-    def _may_come(self, refusal: WriteRefused, since: Microseconds, *, patient: bool) -> bool:
-        """Whether the run that is missing may yet be delivered, from here or from another machine."""
-        if refusal.missing is None:
-            return False
-        if self._is_spooled(refusal.missing, "create"):
-            return True
-        is_young = _now() - since < PARENT_WAIT_S * 1_000_000
-        return patient and refusal.code == "unknown-parent" and is_young
+                await self._backlog.deliver()
 
     # --- letting go ---
 
@@ -550,8 +462,7 @@ class Reporter:
                 await self._deliver_spools_once()
         await self._cancel()
         for outbox in list(self._outboxes.values()):
-            with self.lock:
-                self._seal(outbox)
+            self._seal(outbox)
             if outbox.requests:
                 self._spool_all(outbox)
         self._outboxes.clear()
@@ -572,6 +483,7 @@ class Reporter:
     def _renew(self) -> None:
         """Begin again with nothing open."""
         self._backend = self._make_backend()
+        self._backlog = self._new_backlog()
         self._tasks = set()
         self._recovering = None
         self._looked = False
@@ -589,12 +501,3 @@ def _look_at(inner: "asyncio.Future[Any]") -> None:
     """Take notice of an error that nobody waits for any more; it is raised again by nobody."""
     if not inner.cancelled():
         inner.exception()
-
-
-def _unforeseen(request: Request, error: Exception) -> WriteRefused:
-    detail = f"the report failed in a way nobody foresaw: {type(error).__name__}: {error}"
-    return WriteRefused(request.run_id, "internal-error", detail, request.operations)
-
-
-def _now() -> Microseconds:
-    return time.time_ns() // 1000

@@ -67,7 +67,8 @@ def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         load_settings(environment="Test")
 
 
-def test_the_defaults_are_those_of_the_design() -> None:
+def test_the_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     settings = load_settings()
     assert settings.model_dump() == {
         "database_url": "sqlite+aiosqlite:///run-ledger.db",
@@ -76,6 +77,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "environment": "dev",
         "metadata_bytes_max": 4_096,
         "late_write_s": 3_600,
+        "actor": None,
+        "flush_interval_s": 1.0,
+        "spool_dir": tmp_path / "run-ledger" / "spool",
+        "spool_bytes_max": 64 * 2**20,
+        "run_id": None,
+        "run_attempt": None,
+        "run_parent": None,
+        "run_root": None,
     }
 
 
