@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from sqlalchemy.exc import ArgumentError
 
 from api.client import Client, Failed, connect, path_of, without_controls
 from ledger.errors import LedgerError, UnusableDatabase
-from ledger.settings import BadSettings, Settings, load_settings
+from ledger.settings import PREFIX, BadSettings, Settings, load_settings
 from projections import values
 from projections.errors import BadJson, BadValue
 
@@ -30,6 +31,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+spool = typer.Typer(help="What could not be delivered to the ledger yet.", no_args_is_help=True)
+cli.add_typer(spool, name="spool")
 
 DatabaseUrl = Annotated[
     str | None,
@@ -43,7 +47,15 @@ EnvironmentName = Annotated[
     typer.Option("--environment", help="Which environment to work in (dev unless set).", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The run's id; within a run it may be left out.",
+        envvar="RUN_LEDGER_RUN_ID",
+        show_envvar=False,
+    ),
+]
 
 
 class Order(StrEnum):
@@ -116,23 +128,28 @@ def get(
 
 @cli.command("set")
 def set_key(
-    run_id: RunArgument,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key, or a path such as $.status.state.")],
-    value: Annotated[str, typer.Argument(metavar="JSON", help="""As JSON: 0.5, true, '"text"', '{"a": 1}'.""")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] KEY JSON",
+            help="The run, the key or a path such as $.status.state, and its value as JSON: "
+            """0.5, true, '"text"', '{"a": 1}'. Within 'run-ledger exec' the run is left out.""",
+        ),
+    ],
     actor: Annotated[str | None, typer.Option(help="Your name, for the history.")] = None,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
     environment: EnvironmentName = None,
 ) -> None:
     """Set one key of a run's metadata."""
-    try:
-        parsed = values.canonical(values.parse(value))
-    except BadValue as error:
-        raise Failed(f"the value cannot be kept: {error}") from error
-    except BadJson as error:
-        hint = f"""; put text in double quotes: '"{value}"'""" if value.replace("_", "").isalnum() else ""
-        raise Failed(f"the value is not JSON: {error}{hint}") from error
-    body: dict[str, Any] = {"operations": [{"type": "set", "key": key, "value": parsed}]}
+    if len(arguments) == 2:
+        key, value = arguments
+        _set_in_run(key, value, actor, database_url, environment)
+        return
+    if len(arguments) != 3:
+        raise Failed("set takes a run, a key and a value: run-ledger set RUN KEY JSON")
+    run_id, key, value = arguments
+    body: dict[str, Any] = {"operations": [{"type": "set", "key": key, "value": _json_argument(value)}]}
     if actor is not None:
         body["actor"] = actor
 
@@ -149,6 +166,99 @@ def set_key(
         )
 
     _run(work, database_url, environment)
+
+
+def _set_in_run(
+    key: str, value: str, actor: str | None, database_url: str | None, environment: str | None
+) -> None:
+    from api.job_commands import set_in_run  # noqa: PLC0415 - Other commands need no handle.
+
+    if "RUN_LEDGER_RUN_ID" not in os.environ:
+        raise Failed(
+            "which run? write run-ledger set RUN KEY JSON; only within 'run-ledger exec' the run may be left out"
+        )
+    _choose(database_url, environment, actor)
+    set_in_run(key, _json_argument(value))
+
+
+@cli.command("exec")
+def execute(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
+    task: Annotated[str, typer.Option(help="What it executes, such as backup.")],
+    run_id: Annotated[
+        str | None, typer.Option("--id", metavar="RUN", help="The run's id; a new one unless given.")
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be given up to ten times.")] = None,
+    first: Annotated[
+        str, typer.Option("--metadata", metavar="JSON", help="The run's first metadata, a JSON object.")
+    ] = "{}",
+    actor: Annotated[str | None, typer.Option(help="Your name, for the history.")] = None,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """
+    Run any command as a run: its exit code becomes the run's status, and this command's exit code.
+
+    Inside it, 'run-ledger set KEY JSON' and 'from ledger import metadata' find the run by themselves.
+    """
+    from api.job_commands import execute  # noqa: PLC0415 - As above.
+
+    metadata = _json_argument(first)
+    if not isinstance(metadata, dict):
+        raise Failed(f"--metadata must be a JSON object, not {first[:40]}")
+    _choose(database_url, environment, actor)
+    try:
+        code = execute(command, task=task, run_id=run_id, tags=tags or (), first=metadata)
+    except ValueError as error:
+        raise Failed(str(error)) from error
+    sys.exit(code)
+
+
+@spool.command("status")
+def spool_status(as_json: AsJson = False) -> None:
+    """Show what could not be delivered yet, and what was set aside."""
+    from api.job_commands import count_members, spool_status  # noqa: PLC0415 - As above.
+
+    counts = spool_status()
+    if as_json:
+        _print_json([count_members(count) for count in counts])
+        return
+    if not counts:
+        print("nothing waits")
+    for count in counts:
+        members = count_members(count)
+        since = f" since {_local(members['oldest'])}" if members["oldest"] else ""
+        print(
+            f"{count.file}: {count.waiting:,} requests ({count.operations:,} operations, {count.bytes:,} bytes) "
+            f"wait for {without_controls(count.destination)}{since}"
+        )
+        for run_id, reason in count.set_aside:
+            print(f"  set aside: run {run_id}: {without_controls(reason)}")
+
+
+@spool.command("send")
+def spool_send(database_url: DatabaseUrl = None, environment: EnvironmentName = None) -> None:
+    """Deliver what waits; exit code 1 where something still waits or was set aside."""
+    from api.job_commands import send_spool, spool_status  # noqa: PLC0415 - As above.
+
+    _choose(database_url, environment, None)
+    delivered, left, aside, problem = send_spool()
+    print(f"{delivered:,} delivered, {left:,} wait, {aside:,} set aside")
+    others = {count.destination for count in spool_status() if count.waiting}
+    if problem is not None:
+        raise Failed(f"not all could be sent: {problem}")
+    if left or aside:
+        raise Failed("see 'run-ledger spool status'")
+    for destination in sorted(others):
+        print(f"for another destination, set RUN_LEDGER_URL or RUN_LEDGER_DATABASE_URL to it: {destination}")
+
+
+@spool.command("discard")
+def spool_discard() -> None:
+    """Forget what was set aside; what waits is not touched."""
+    from api.job_commands import discard_set_aside  # noqa: PLC0415 - As above.
+
+    print(f"{discard_set_aside():,} requests that were set aside are gone")
 
 
 @cli.command()
@@ -250,12 +360,34 @@ def event_cells(event: dict[str, Any]) -> tuple[str, ...]:
     return (str(event["version"]), _local(event["recordedAt"]), event["actor"], event["type"], what)
 
 
+def _json_argument(text: str) -> Any:
+    try:
+        return values.canonical(values.parse(text))
+    except BadValue as error:
+        raise Failed(f"the value cannot be kept: {error}") from error
+    except BadJson as error:
+        hint = f"""; put text in double quotes: '"{text}"'""" if text.replace("_", "").isalnum() else ""
+        raise Failed(f"the value is not JSON: {error}{hint}") from error
+
+
+def _choose(database_url: str | None, environment: str | None, actor: str | None) -> None:
+    """Let this process, and those that it starts, report as the options say."""
+    options = {"database_url": database_url, "environment": environment, "actor": actor}
+    settings = load_settings(**options)
+    _refuse_two_places(settings, database_url)
+    os.environ.update({f"{PREFIX}{name.upper()}": value for name, value in options.items() if value is not None})
+
+
+def _refuse_two_places(settings: Settings, database_url: str | None) -> None:
+    if settings.url is not None and database_url is not None:
+        raise BadSettings("--database-url names a database and RUN_LEDGER_URL a server; leave one of them out")
+
+
 def _run(
     work: Callable[[Client], Coroutine[Any, Any, None]], database_url: str | None, environment: str | None
 ) -> None:
     settings = load_settings(database_url=database_url, environment=environment)
-    if settings.url is not None and database_url is not None:
-        raise BadSettings("--database-url names a database and RUN_LEDGER_URL a server; leave one of them out")
+    _refuse_two_places(settings, database_url)
     asyncio.run(_connected(settings, work))
 
 

@@ -185,7 +185,7 @@ class Reporter:
             raise Unreachable("reporting was ended by configure(None)", certain=True)
 
     async def deliver_spools(self) -> int:
-        """Send what waits on disk, whoever left it, and say how many requests still wait; see `Backlog.deliver`."""
+        """Send what waits on disk, and say how many requests still wait; see `Backlog.deliver`."""
         return await self._backlog.deliver()
 
     @property
@@ -286,7 +286,7 @@ class Reporter:
         return True
 
     def _seal(self, outbox: Outbox) -> None:
-        """Make requests of what was reported. Jobs go on reporting meanwhile: the lock is held for a moment only."""
+        """Make requests of what was reported. Jobs go on reporting meanwhile: the lock is held briefly."""
         with self.lock:
             outbox.is_due = False
             items, outbox.items = outbox.items, []

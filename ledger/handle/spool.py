@@ -199,11 +199,13 @@ class Spool:
             for destination, waiting, operations, oldest, size in self._rows(query)
         ]
 
-    def discard_set_aside(self, destination: str) -> int:
+    def discard_set_aside(self) -> int:
         """Forget what was set aside, and say how much that was."""
-        with self._open() as connection, connection:
-            query = "DELETE FROM entries WHERE destination = ? AND set_aside IS NOT NULL"
-            return connection.execute(query, (destination,)).rowcount
+        with self.delivering() as ours:
+            if not ours:
+                return 0
+            with self._open() as connection, connection:
+                return connection.execute("DELETE FROM entries WHERE set_aside IS NOT NULL").rowcount
 
     @contextmanager
     def delivering(self) -> Iterator[bool]:
