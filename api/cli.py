@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import ArgumentError
 
 from api.client import Client, Failed, connect, path_of, without_controls
 from ledger.errors import LedgerError, UnusableDatabase
@@ -450,7 +449,7 @@ def main() -> None:
     try:
         _check_arguments(sys.argv[1:])
         cli()
-    except (BadSettings, Failed, LedgerError, UnusableDatabase, ArgumentError) as error:
+    except (BadSettings, Failed, LedgerError, UnusableDatabase) as error:
         print(f"run-ledger: {without_controls(str(error))}", file=sys.stderr)
         sys.exit(1)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import uvicorn
 import uvloop
 
-from api.access import OPEN_ENVIRONMENT, is_loopback
+from api.access import is_loopback
 from api.app import create_app
 from ledger.ledger import Ledger
-from ledger.settings import BadSettings, Settings
+from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
 
 SHUTDOWN_S = 10  # seconds that requests in flight get to finish

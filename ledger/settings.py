@@ -13,6 +13,7 @@ from ledger.run_ids import RUN_ID
 from projections.size import ATTEMPT_MAX, METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX, NAME_CHARACTERS_MAX
 
 PREFIX = "RUN_LEDGER_"
+OPEN_ENVIRONMENT = "dev"  # The one environment that a ledger without API keys serves.
 
 
 class BadSettings(Exception):
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///run-ledger.db"
     url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_address)] | None = None
     api_key: SecretStr | None = None
-    environment: str = Field(default="dev", pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    environment: str = Field(default=OPEN_ENVIRONMENT, pattern=r"^[a-z][a-z0-9-]{0,31}$")
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
 

@@ -3,16 +3,18 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from ledger.reads import RunDetails
 from projections.events import Event
 from projections.lifecycle import Status
 from projections.runs import Run
 from projections.times import Microseconds
 from projections.values import JsonObject
+
+if TYPE_CHECKING:
+    from ledger.reads import RunDetails  # A server's answers need no database.
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -87,7 +89,7 @@ class RunRecord:
         )
 
     @classmethod
-    def of_run(cls, run: Run, details: RunDetails | None = None) -> "RunRecord":
+    def of_run(cls, run: Run, details: "RunDetails | None" = None) -> "RunRecord":
         """From the ledger."""
         return cls(
             id=run.id,
