@@ -146,7 +146,7 @@ def set_key(
         _set_in_run(key, value, actor, database_url, environment)
         return
     if len(arguments) != 3:
-        raise Failed("set takes a run, a key and a value: run-ledger set RUN KEY JSON")
+        raise typer.BadParameter("set takes a run, a key and a value: run-ledger set RUN KEY JSON")
     run_id, key, value = arguments
     body: dict[str, Any] = {"operations": [{"type": "set", "key": key, "value": _json_argument(value)}]}
     if actor is not None:
@@ -173,7 +173,7 @@ def _set_in_run(
     from api.job_commands import set_in_run  # noqa: PLC0415 - Other commands need no handle.
 
     if "RUN_LEDGER_RUN_ID" not in os.environ:
-        raise Failed(
+        raise typer.BadParameter(
             "which run? write run-ledger set RUN KEY JSON; only within 'run-ledger exec' the run may be left out"
         )
     _choose(database_url, environment, actor)
