@@ -108,7 +108,7 @@ def close() -> None:
 def executing(execution: Execution) -> None:
     """A run is executed by this process from now on, and is crashed if a signal ends the process."""
     _executing.add(execution)
-    _take_signal()
+    heed_signal()
 
 
 def executed(execution: Execution) -> None:
@@ -207,8 +207,8 @@ def _in_child() -> None:
         _reporter.begin_anew()
 
 
-def _take_signal() -> None:
-    """A process that is told to stop and has nothing else in mind for it says so before it goes."""
+def heed_signal() -> None:
+    """From here on a process that is told to stop, and has no handler of its own, says so before it goes."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

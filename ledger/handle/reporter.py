@@ -162,15 +162,16 @@ class Reporter:
 
     async def waited(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
         """Do *work* in the background thread and await it; it is carried to its end if the caller is cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            inner = asyncio.wrap_future(self._submit(work))
+            future = self._submit(work)
+            done = loop.create_future()
+            future.add_done_callback(lambda _, done=done: _wake(loop, done))  # type: ignore[misc]
+            await done
             try:
-                return await asyncio.shield(inner)
-            except asyncio.CancelledError:
-                if not inner.cancelled():
-                    inner.add_done_callback(_look_at)
-                    raise
-                self._refuse_closed()
+                return future.result()
+            except CancelledError:
+                self._refuse_closed()  # As above.
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> "Future[_Result]":
         async def tracked() -> _Result:
@@ -497,7 +498,7 @@ class Reporter:
         return task
 
 
-def _look_at(inner: "asyncio.Future[Any]") -> None:
-    """Take notice of an error that nobody waits for any more; it is raised again by nobody."""
-    if not inner.cancelled():
-        inner.exception()
+def _wake(loop: asyncio.AbstractEventLoop, done: "asyncio.Future[None]") -> None:
+    """Tell another thread's event loop that something is done, if the loop is still there."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))

@@ -189,6 +189,7 @@ class Task(Generic[_Arguments, _Returned]):
         from ledger.handle.execution import begin_work
         from projections.lifecycle import Status
 
+        configuration.heed_signal()
         return begin_work(
             self.name,
             run_id=run_id,

@@ -18,6 +18,8 @@ from tests.api.service import Service, operation, service
 
 COMMANDS = {
     "serve": "Serve the ledger over HTTP.",
+    "exec": "Run any command as a run",
+    "spool": "What could not be delivered",
     "demo": "Start a server, run a real job beside it",
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",
