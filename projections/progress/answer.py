@@ -134,7 +134,8 @@ class Rate(_Part):
 
     Attributes:
         overall: From the first report to the end of the work, or to now.
-        recent: Since `recent_since`: the last quarter of that time, from the movement before it.
+        recent: Since `recent_since`, which is the first movement in the last quarter of that time; where it has
+            fewer than three, over the last three movements.
     """
 
     overall: float | None = None

@@ -18,6 +18,7 @@ UNUSUAL_SPREADS = 8  # median deviations that make a jump or a restart; jitter a
 UNUSUAL_MIN = 0.05  # fraction; nothing smaller is a jump or a restart
 JUMP_SIZES = 3  # usual sizes that a jump has at least; two reports in one are none
 RECENT_PART = 4  # the recent rate is that of the last quarter
+RECENT_MOVES_MIN = 3  # movements in it that show a rate
 DIGITS = 12  # decimals of fractions and seconds; what lies behind them is rounding
 
 SECOND = 1_000_000  # microseconds
@@ -58,13 +59,13 @@ class Course:
         if self._usual is None:
             return None
         size, spread = self._usual
-        return max(JUMP_SIZES * size, size + max(UNUSUAL_MIN, UNUSUAL_SPREADS * spread))
+        return rounded(max(JUMP_SIZES * size, size + max(UNUSUAL_MIN, UNUSUAL_SPREADS * spread)))
 
     @cached_property
     def restart(self) -> int | None:
         """Place of the last movement that went too far back to be jitter around a line."""
         size, spread = self._usual or (0.0, 0.0)
-        below = min(-UNUSUAL_MIN, size - UNUSUAL_SPREADS * spread)
+        below = rounded(min(-UNUSUAL_MIN, size - UNUSUAL_SPREADS * spread))
         return max((place for place in self.moves if self.size(place) < below), default=None)
 
     @cached_property
@@ -83,7 +84,7 @@ class Course:
 
     def size(self, place: int) -> float:
         """How much work a movement is, as a part of the whole as it was last."""
-        return (self.rows[place].value - self.rows[place - 1].value) / self.scale.full
+        return rounded((self.rows[place].value - self.rows[place - 1].value) / self.scale.full)
 
     def seconds(self, at: Microseconds) -> float:
         """Seconds from the first report to a moment, without the times in which nothing ran."""
@@ -95,12 +96,20 @@ class Course:
         return self._rate(0, end)
 
     def recent(self, end: Microseconds) -> tuple[float | None, Microseconds | None]:
-        """Fractions a second over the last quarter, from the movement before it on, and when that was."""
+        """
+        Fractions a second over the last quarter of the time, and from when on.
+
+        It begins with the first movement in that quarter, so that a stall before it is left out; where the quarter
+        has too few, it is about the last few of all.
+        """
         if not self.moves:
             return None, None
         since = self.seconds(end) * (1 - 1 / RECENT_PART)
-        places = [0, *self.moves]
-        start = max((place for place in places if self.seconds(self.rows[place].at) <= since), default=0)
+        within = [place for place in self.moves if self.seconds(self.rows[place].at) >= since]
+        if len(within) >= RECENT_MOVES_MIN:
+            start = within[0]
+        else:
+            start = [0, *self.moves][-RECENT_MOVES_MIN - 1 :][0]
         rate = self._rate(start, end)
         return rate, None if rate is None else self.rows[start].at
 

@@ -59,7 +59,7 @@ def forecast(times: Sequence[float], work: Sequence[float], now: float) -> Forec
         now: The present, in the same seconds.
     """
     if len(times) <= MOVEMENTS_MIN:
-        return f"it moved {_times(len(times) - 1)} only; {MOVEMENTS_MIN} movements are needed to judge its pace"
+        return f"it moved {_times(len(times) - 1)}; {MOVEMENTS_MIN} movements are needed to judge its pace"
     behind = times[-1] - times[0]
     if behind <= 0:
         return "all its movements came at one moment, so they show no pace"
@@ -183,4 +183,4 @@ def _student(freedom: float) -> float:
 
 
 def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+    return {0: "not at all", 1: "only once", 2: "only twice"}.get(count, f"only {count} times")

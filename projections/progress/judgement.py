@@ -127,7 +127,7 @@ def judge(
         stall_after=StallRule(seconds=rounded(limit.seconds), is_given=limit.is_given, basis=limit.basis),
         stalls=_noted(stalls, lambda stall: stall.seconds),
         regressions=tuple(_move(course, place) for place in _noted(falls, lambda place: -course.size(place))),
-        jump_over=None if course.jump_over is None else rounded(course.jump_over),
+        jump_over=course.jump_over,
         jumps=tuple(_move(course, place) for place in _noted(jumps, course.size)),
         over_complete=_noted(over, lambda report: report.fraction),
         below_zero=_noted(below, lambda report: -report.fraction),

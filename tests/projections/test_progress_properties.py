@@ -332,8 +332,8 @@ def test_a_run_that_does_not_go_forward_has_no_eta() -> None:
 @pytest.mark.parametrize(
     ("values", "times", "why"),
     [
-        ([0, 0.1, 0.2, 0.3], [0, 1, 2, 3], "it moved 3 times only; 4 movements are needed to judge its pace"),
-        ([0.3], [0], "it moved never only; 4 movements are needed to judge its pace"),
+        ([0, 0.1, 0.2, 0.3], [0, 1, 2, 3], "it moved only 3 times; 4 movements are needed to judge its pace"),
+        ([0.3], [0], "it moved not at all; 4 movements are needed to judge its pace"),
         ([0, 0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0, 0], "all its movements came at one moment, so they show no pace"),
         ([0.5, 0.49, 0.48, 0.47, 0.46], [0, 1, 2, 3, 4], "it has not moved forward on the whole"),
     ],
