@@ -1,9 +1,11 @@
 """The course of a run's progress: its reports read at a scale, how fast they move, and where that leads."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from statistics import median
 
 from projections.progress.answer import Scale
@@ -69,6 +71,11 @@ class Course:
         return max((place for place in self.moves if self.size(place) < below), default=None)
 
     @cached_property
+    def _paused(self) -> list[int]:
+        """Microseconds of the first pauses together, for every number of them."""
+        return [0, *accumulate(pause.until - pause.since for pause in self.pauses)]
+
+    @cached_property
     def _usual(self) -> tuple[float, float] | None:
         """The median size of a movement, and the median by which one differs from it."""
         if len(self.moves) < USUAL_MOVES_MIN:
@@ -88,7 +95,10 @@ class Course:
 
     def seconds(self, at: Microseconds) -> float:
         """Seconds from the first report to a moment, without the times in which nothing ran."""
-        paused = sum(max(0, min(pause.until, at) - max(pause.since, self.rows[0].at)) for pause in self.pauses)
+        over = bisect_left(self.pauses, at, key=lambda pause: pause.since)  # Pauses that began before.
+        paused = self._paused[over]
+        if over and self.pauses[over - 1].until > at:
+            paused -= self.pauses[over - 1].until - at
         return (at - self.rows[0].at - paused) / SECOND
 
     def rate(self, end: Microseconds) -> float | None:
@@ -106,10 +116,8 @@ class Course:
             return None, None
         since = self.seconds(end) * (1 - 1 / RECENT_PART)
         within = [place for place in self.moves if self.seconds(self.rows[place].at) >= since]
-        if len(within) >= RECENT_MOVES_MIN:
-            start = within[0]
-        else:
-            start = [0, *self.moves][-RECENT_MOVES_MIN - 1 :][0]
+        last_few = [0, *self.moves][-RECENT_MOVES_MIN - 1 :]
+        start = (within if len(within) >= RECENT_MOVES_MIN else last_few)[0]
         rate = self._rate(start, end)
         return rate, None if rate is None else self.rows[start].at
 

@@ -93,7 +93,7 @@ def judge(
     condition = _condition(course, stretch, stalls)
     eta = _eta(course, stretch, condition, stalls)
     reports = [_report(course, place) for place in range(len(rows))]
-    falls = [place for place in course.moves if course.size(place) < 0]
+    falls = [place for place in course.moves if rows[place].value < rows[place - 1].value]
     jumps = [
         place for place in course.moves if course.jump_over is not None and course.size(place) > course.jump_over
     ]

@@ -184,6 +184,8 @@ class Series:
 
     def pause(self, since: Microseconds, until: Microseconds) -> None:
         """Nothing ran in this time."""
+        if self.pauses:
+            since = max(since, self.pauses[-1].until)
         self.pauses.append(Pause(since, max(since, until)))
         self._is_pause_soft = True
 

@@ -7,6 +7,7 @@ neither can a run between two attempts. Without a threshold from the caller the 
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -125,9 +126,10 @@ def threshold(spans: Sequence[Span], given_s: float | None) -> Threshold:
 def _without(span: Span, pauses: Sequence[Pause]) -> Iterator[Span]:
     """The parts of a span in which something ran."""
     since = span.since
-    for pause in pauses:
-        if pause.until <= since or pause.since >= span.until:
-            continue
+    for place in range(bisect_right(pauses, since, key=lambda pause: pause.until), len(pauses)):
+        pause = pauses[place]
+        if pause.since >= span.until:
+            break
         if pause.since > since:
             yield span._replace(since=since, until=pause.since, next_row=None)
         since = pause.until
