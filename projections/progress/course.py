@@ -95,6 +95,8 @@ class Course:
 
     def seconds(self, at: Microseconds) -> float:
         """Seconds from the first report to a moment, without the times in which nothing ran."""
+        if not self.pauses:
+            return (at - self.rows[0].at) / SECOND
         over = bisect_left(self.pauses, at, key=lambda pause: pause.since)  # Pauses that began before.
         paused = self._paused[over]
         if over and self.pauses[over - 1].until > at:

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from typing import Literal
 
 from projections.events import Event, RunCreated, RunStatusChanged
-from projections.history import metadata_after, touches
+from projections.history import metadata_after
 from projections.lifecycle import Status
 from projections.paths import Path
 from projections.progress.answer import ProgressAudit
 from projections.progress.judgement import Stretch, judge, without_key
-from projections.progress.keys import keys_in
+from projections.progress.keys import changed_member, keys_in
 from projections.progress.scales import ScaleChoice
 from projections.progress.series import Occurrence, Series, occurrence
 from projections.progress.states import STATE_KEYS, StateTimes
@@ -168,7 +168,8 @@ class ProgressFold:
             names = key.path.names
             known = self._series.get(names)
             if known is not None:
-                known.key = min(known.key, key, key=lambda one: one.kind)
+                if key.kind < known.key.kind:
+                    known.follow(key)
                 continue
             self._series[names] = Series(key, self._found)
             self._found += 1
@@ -177,24 +178,26 @@ class ProgressFold:
                 del self._series[worst]
 
     def _hear(self, when: Occurrence) -> None:
+        if self._seen is None:
+            for states in self._states:
+                states.hear(when.at)
         self._seen = when.at if self._seen is None else max(self._seen, when.at)
         for series in self._series.values():
             series.hear(when)
-        for states in self._states:
-            states.hear(when.at)
 
     def _report(self, event: Event, when: Occurrence, before: JsonObject, *, is_ours: bool) -> None:
+        member = changed_member(event.body)
         for series in self._series.values():
-            paths = (series.key.path,) if series.key.total is None else (series.key.path, series.key.total)
-            if any(touches(path, event.body, before, self._metadata) for path in paths):
+            if series.is_about(member, event.body, before, self._metadata):
                 reading = series.key.read(self._metadata)
                 if reading is not None:
                     series.note(reading)
                 if is_ours:
-                    series.report(event, when, self._metadata)
+                    series.report(event, when, reading)
         if is_ours and self._metadata is not before:
             for states in self._states:
-                states.take(when.at, self._metadata)
+                if member is None or member == states.key.names[0]:
+                    states.take(when.at, self._metadata)
 
     def _move(self, event: Event, status: Status) -> None:
         """A step of the run's life, which concerns the attempt that is looked at or comes after it."""

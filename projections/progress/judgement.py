@@ -92,13 +92,12 @@ def judge(
     stalls = [_stall(span, course, stretch) for span in spans if span.microseconds > limit.seconds * SECOND]
     condition = _condition(course, stretch, stalls)
     eta = _eta(course, stretch, condition, stalls)
-    reports = [_report(course, place) for place in range(len(rows))]
     falls = [place for place in course.moves if rows[place].value < rows[place - 1].value]
     jumps = [
         place for place in course.moves if course.jump_over is not None and course.size(place) > course.jump_over
     ]
-    over = [report for report in reports if report.fraction > ONE]
-    below = [report for report in reports if report.fraction < 0]
+    over = [place for place, fraction in enumerate(course.fractions) if fraction > ONE]
+    below = [place for place, fraction in enumerate(course.fractions) if fraction < 0]
     touched = sum(row.touches for row in rows)
     end = rows[course.moves[-1]].at if course.is_complete and course.moves else stretch.end
     recent, recent_since = course.recent(end)
@@ -107,8 +106,8 @@ def judge(
         condition=condition,
         key=str(series.key.path),
         scale=course.scale,
-        start=reports[0],
-        current=reports[-1],
+        start=_report(course, 0),
+        current=_report(course, len(rows) - 1),
         net_change=rounded(course.fractions[-1] - course.fractions[0]),
         lost=None if series.lost is None else Touch(**series.lost._asdict()),
         counts=Counts(
@@ -129,13 +128,13 @@ def judge(
         regressions=tuple(_move(course, place) for place in _noted(falls, lambda place: -course.size(place))),
         jump_over=course.jump_over,
         jumps=tuple(_move(course, place) for place in _noted(jumps, course.size)),
-        over_complete=_noted(over, lambda report: report.fraction),
-        below_zero=_noted(below, lambda report: -report.fraction),
+        over_complete=_reports(course, _noted(over, lambda place: course.fractions[place])),
+        below_zero=_reports(course, _noted(below, lambda place: -course.fractions[place])),
         total_changes=tuple(_total_change(course, place) for place in _noted(course.total_changes, float)),
         touches=Touches(
             count=touched, last=None if series.last_touch is None else Touch(**series.last_touch._asdict())
         ),
-        changes=_changes(course, reports),
+        changes=_changes(course),
     )
     return audit.model_copy(update={"verdict": verdict(audit)})
 
@@ -214,15 +213,20 @@ def _report(course: Course, place: int) -> Report:
     )
 
 
-def _changes(course: Course, reports: Sequence[Report]) -> tuple[Change, ...]:
+def _reports(course: Course, places: Sequence[int]) -> tuple[Report, ...]:
+    return tuple(_report(course, place) for place in places)
+
+
+def _changes(course: Course) -> tuple[Change, ...]:
     """All changes, each the last of as many neighbours as are put together to keep within bounds."""
-    together = max(1, ceil((len(reports) - 1) / CHANGES_MAX))
+    count = len(course.rows)
+    together = max(1, ceil((count - 1) / CHANGES_MAX))
     found = []
-    for first in range(1, len(reports), together):
-        last = min(first + together, len(reports)) - 1
+    for first in range(1, count, together):
+        last = min(first + together, count) - 1
         found.append(
             Change(
-                **dict(reports[last]),
+                **dict(_report(course, last)),
                 delta=rounded(course.fractions[last] - course.fractions[first - 1]),
                 movements=last - first + 1,
                 touches=sum(row.touches for row in course.rows[first : last + 1]),

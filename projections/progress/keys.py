@@ -14,6 +14,7 @@ above.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
 from projections.errors import BadPath
@@ -68,6 +69,19 @@ class ProgressKey:
             return None
         total = None if self.total is None else _number_at(metadata, self.total)
         return Reading(value, total if total is not None and total >= TOTAL_MIN else math.nan)
+
+
+def changed_member(body: Body) -> str | None:
+    """The one top-level member of the metadata that an event can change, None where it may be any."""
+    match body:
+        case RunCreated() | Update():
+            return None
+        case Delete(key=key):
+            return key
+        case MetadataOperation():
+            return parse_key(body.key).names[0]
+        case _:
+            return ""  # No operation; a member of this name matters to nobody.
 
 
 def keys_in(metadata: JsonObject, body: Body, named: Path | None = None) -> Iterator[ProgressKey]:
@@ -145,6 +159,7 @@ def _total_beside(names: tuple[str, ...]) -> Path | None:
     return _path((*names[:-1], TOTAL)) if names[-1] in CURRENT_NAMES else None
 
 
+@lru_cache(maxsize=1024)
 def _path(names: tuple[str, ...]) -> Path | None:
     """The path as a user would write it, None where no key can say it."""
     if len(names) == 1:

@@ -13,7 +13,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from projections.events import Event
+from projections.events import Body, Event
+from projections.history import touches
 from projections.operations import MetadataOperation
 from projections.progress.keys import ProgressKey, Reading
 from projections.times import Microseconds
@@ -100,8 +101,8 @@ class Series:
     """
 
     def __init__(self, key: ProgressKey, order: int) -> None:
-        self.key = key
         self.order = order
+        self.follow(key)
         self.top = -math.inf
         self.had_total = False
         self.lost: Touch | None = None
@@ -120,8 +121,14 @@ class Series:
     def rows(self) -> Iterator[Row]:
         """The rows in order."""
         columns = (self._at, self._version, self._value, self._total, self._actor, self._attempt, self._touches)
-        for at, version, value, total, actor, attempt, touches in zip(*columns, strict=True):
-            yield Row(at, version, value, total, None if actor < 0 else self._actors[actor], attempt, touches)
+        for at, version, value, total, actor, attempt, same in zip(*columns, strict=True):
+            yield Row(at, version, value, total, None if actor < 0 else self._actors[actor], attempt, same)
+
+    def follow(self, key: ProgressKey) -> None:
+        """Take *key*, of the same path."""
+        self.key = key
+        self._paths = (key.path,) if key.total is None else (key.path, key.total)
+        self._members = {path.names[0] for path in self._paths}
 
     @property
     def has_moved(self) -> bool:
@@ -152,9 +159,14 @@ class Series:
         self._is_soft = self._is_pause_soft = False
         self._late = when.late if self._late is None else min(self._late, when.late)
 
-    def report(self, event: Event, when: Occurrence, after: JsonObject) -> None:
-        """An event about the key, by the attempt that is looked at."""
-        reading = self.key.read(after)
+    def is_about(self, member: str | None, body: Body, before: JsonObject, after: JsonObject) -> bool:
+        """Whether an event, which can change this *member* of the metadata only, is about the key or its total."""
+        if member is not None and member not in self._members:
+            return False
+        return any(touches(path, body, before, after) for path in self._paths)
+
+    def report(self, event: Event, when: Occurrence, reading: Reading | None) -> None:
+        """An event about the key, by the attempt that is looked at, and what the key says after it."""
         if reading is None:
             if self._at and self.lost is None:
                 self.lost = Touch(max(when.at, self._at[-1]), event.version, event.actor)
