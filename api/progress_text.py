@@ -103,6 +103,7 @@ def _stalls(audit: dict[str, Any], local: _Local) -> Iterator[str]:
     rule = audit["stallAfter"]
     number = audit["counts"]["stalls"]
     yield _line("stalls", f"{number or 'none'} of more than {format_span(rule['seconds'])} ({rule['basis']})")
+    yield from _left_out("", len(audit["stalls"]))
     for stall in audit["stalls"][-SHOWN_MAX:]:
         until = "now" if stall["isOpen"] else local(stall["to"])
         touches = _counted(stall["touches"], "report") if stall["touches"] else "no report"
@@ -114,21 +115,28 @@ def _stalls(audit: dict[str, Any], local: _Local) -> Iterator[str]:
 
 
 def _moves(name: str, moves: list[dict[str, Any]], local: _Local) -> Iterator[str]:
+    yield from _left_out(name, len(moves))
     for place, move in enumerate(moves[-SHOWN_MAX:]):
         yield _line(
-            "" if place else name,
+            "" if place or len(moves) > SHOWN_MAX else name,
             f"{local(move['at'])}, from {_number(move['from'])} to {_number(move['to'])} "
             f"in version {move['version']} by {move['actor']}",
         )
 
 
 def _reports(name: str, reports: list[dict[str, Any]], local: _Local) -> Iterator[str]:
+    yield from _left_out(name, len(reports))
     for place, report in enumerate(reports[-SHOWN_MAX:]):
         by = "carried over" if report["actor"] is None else f"by {report['actor']}"
         yield _line(
-            "" if place else name,
+            "" if place or len(reports) > SHOWN_MAX else name,
             f"{local(report['at'])}, {_number(report['value'])} in version {report['version']} {by}",
         )
+
+
+def _left_out(name: str, number: int) -> Iterator[str]:
+    if number > SHOWN_MAX:
+        yield _line(name, f"{number - SHOWN_MAX:,} earlier ones, and")
 
 
 def _states(audit: dict[str, Any]) -> Iterator[str]:

@@ -62,6 +62,8 @@ def scale_of(series: Series, last_total: float, given: ScaleChoice | None) -> Sc
         return _scale("ratio", last_total, f"{series.key.path} counts towards {total_key}", total_key)
     if series.top > ONE:
         basis = f"a value reached {_short(series.top)}, which is above 1, so 100 means complete"
+        if series.top > 100 * ONE:
+            basis += "; if it counts something, say with the scale which number means complete"
         if given == "ratio":
             basis = f"there is no total beside it to make a ratio; {basis}"
         return _scale("percent", 100, basis)

@@ -107,11 +107,8 @@ def threshold(spans: Sequence[Span], given_s: float | None) -> Threshold:
     if len(gaps) < USUAL_GAPS_MIN:
         shortest = gaps[0] / _SECOND if gaps else 0.0
         seconds = max(WITHOUT_RHYTHM_S, FACTOR_MIN * shortest)
-        return Threshold(
-            seconds,
-            is_given=False,
-            basis=f"{_gaps(len(gaps))} between movements show no rhythm of the run's own yet",
-        )
+        basis = f"{_gaps(len(gaps))} no rhythm of the run's own yet"
+        return Threshold(seconds, is_given=False, basis=basis)
     usual = gaps[(len(gaps) - 1) * 3 // 4] / _SECOND
     factor = max(FACTOR_MIN, 0.72 * (math.log(len(gaps)) + 3))
     basis = (
@@ -138,4 +135,4 @@ def _without(span: Span, pauses: Sequence[Pause]) -> Iterator[Span]:
 
 
 def _gaps(count: int) -> str:
-    return "one gap" if count == 1 else f"{count or 'no'} gaps"
+    return "one gap between movements shows" if count == 1 else f"{count or 'no'} gaps between movements show"

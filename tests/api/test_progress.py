@@ -106,7 +106,7 @@ def test_the_answer_has_exactly_these_members(api: Service) -> None:
         "stallAfter": {
             "seconds": 300,
             "isGiven": False,
-            "basis": "one gap between movements show no rhythm of the run's own yet",
+            "basis": "one gap between movements shows no rhythm of the run's own yet",
         },
         "stalls": [],
         "regressions": [],

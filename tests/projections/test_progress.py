@@ -113,7 +113,10 @@ def test_a_run_in_percent() -> None:
     assert audit.key == "percent"
     assert audit.scale is not None
     assert (audit.scale.kind, audit.scale.full) == ("percent", 100)
-    assert audit.scale.basis == "a value reached 110, which is above 1, so 100 means complete"
+    assert audit.scale.basis == (
+        "a value reached 110, which is above 1, so 100 means complete; "
+        "if it counts something, say with the scale which number means complete"
+    )
     assert [change.fraction for change in audit.changes] == [0.005, 0.01, 0.4, 1.1]
     assert [(one.version, one.value, one.fraction) for one in audit.over_complete] == [(5, 110, 1.1)]
     assert audit.condition == "complete"
@@ -418,7 +421,7 @@ def test_a_stall_is_longer_than_the_threshold_that_is_given(given: float, found:
     ("times", "seconds", "basis"),
     [
         ([0], 300, "no gaps between movements show no rhythm of the run's own yet"),
-        ([0, 1], 300, "one gap between movements show no rhythm of the run's own yet"),
+        ([0, 1], 300, "one gap between movements shows no rhythm of the run's own yet"),
         ([0, 100, 4_000], 500, "2 gaps between movements show no rhythm of the run's own yet"),
         ([0, 0.5, 1, 1.75], 5, "nothing shorter counts, though the usual gap is 500 ms"),
         ([0, 60, 120, 180, 2_000], 300, "5 times the usual gap of 1 min; three quarters of the 4 gaps"),
@@ -543,6 +546,22 @@ def test_all_attempts_as_one(retried: Run) -> None:
     assert audit.net_change == 0.3
     assert audit.stalls == ()  # Nothing ran in the hour between.
     assert audit.rate.overall == pytest.approx(0.3 / 75)
+
+
+def test_attempts_that_were_delivered_late_are_judged_by_when_they_ran() -> None:
+    """Two attempts of five minutes each, an hour between them, all of it recorded ten hours later."""
+    late = 10 * HOUR
+    run = Run({"progress": 0}, at=late)
+    for n in range(1, 6):
+        run.set("progress", n / 10, late, happened=n * MINUTE)
+    run.status("FAILED", late)
+    run.attempt = 2
+    run.status("EXECUTING", late)
+    for n in range(6, 11):
+        run.set("progress", n / 10, late, happened=HOUR + n * MINUTE)
+    audit = run.status("COMPLETED", late).audit(now=late, attempt="all")
+    assert (audit.stalls, audit.end) == ((), moment(HOUR + 10 * MINUTE))
+    assert audit.rate.overall == pytest.approx(1 / (8 * MINUTE))
 
 
 def test_an_attempt_that_does_not_exist_is_said(retried: Run) -> None:
