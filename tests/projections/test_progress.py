@@ -57,6 +57,8 @@ def test_a_smooth_run_at_half_way() -> None:
     assert abs(audit.eta.likeliest - moment(100 * MINUTE)) < 1_000
     assert audit.eta.earliest <= moment(100 * MINUTE) <= audit.eta.latest
     assert audit.eta.latest - audit.eta.earliest < 2 * MINUTE * 1_000_000
+    # The report that completes it may come one gap after the work is done.
+    assert audit.eta.latest - audit.eta.likeliest >= MINUTE * 999_999
     assert audit.verdict.startswith("moving: 50 %, ")
 
 
@@ -146,7 +148,7 @@ def test_a_count_whose_total_grows() -> None:
 def test_a_run_that_was_spooled_and_delivered_late() -> None:
     """A tenth a minute at the beginning; all of it was recorded five hours later, the end too."""
     late = 5 * HOUR
-    run = Run({"progress": 0}, status="QUEUED", at=late).status("EXECUTING", late)
+    run = Run({"progress": 0, "stage": "load"}, status="QUEUED", at=late).status("EXECUTING", late)
     for n in range(1, 11):
         run.set("progress", n / 10, late + 1, happened=n * MINUTE)
         run.set("log", n, late + 1, happened=n * MINUTE + 1)
@@ -158,6 +160,8 @@ def test_a_run_that_was_spooled_and_delivered_late() -> None:
     assert audit.end == moment(10 * MINUTE + 2)
     assert audit.stalls == ()
     assert audit.verdict == "complete: 100 % after 9 min"
+    assert audit.states is not None
+    assert [one.seconds for one in audit.states.values] == [9 * MINUTE + 2]
     assert audit.rate.recent == pytest.approx(0.1 / 60)
 
 
@@ -170,6 +174,14 @@ def test_a_late_delivery_that_ends_short_did_not_stall_until_it_was_delivered() 
     assert audit.end == moment(7 * MINUTE + 1)
     assert audit.stalls == ()
     assert audit.verdict == "FAILED at 70 %, 30 % short"
+
+
+def test_a_run_that_lost_its_network_half_way_ended_when_it_ended() -> None:
+    run = reported([0, 0.1, 0.2, 0.3], [0, 60, 120, 180])
+    for n in range(4, 8):
+        run.set("progress", n / 10, 5 * HOUR, happened=n * MINUTE)
+    audit = run.status("FAILED", 5 * HOUR + 1).audit(now=9 * HOUR)
+    assert (audit.end, audit.stalls) == (moment(7 * MINUTE + 1), ())
 
 
 def test_a_run_that_ends_at_97_percent() -> None:
@@ -425,6 +437,7 @@ def test_a_stall_is_longer_than_the_threshold_that_is_given(given: float, found:
         ([0, 100, 4_000], 500, "2 gaps between movements show no rhythm of the run's own yet"),
         ([0, 0.5, 1, 1.75], 5, "nothing shorter counts, though the usual gap is 500 ms"),
         ([0, 60, 120, 180, 2_000], 300, "5 times the usual gap of 1 min; three quarters of the 4 gaps"),
+        ([0, 10, 20, 30, 40, 60, 80, 100], 100, "5 times the usual gap of 20 s; three quarters of the 7 gaps"),
         ([0, 60, 60, 60, 120, 180], 300, "5 times the usual gap of 1 min; three quarters of the 3 gaps"),
     ],
 )
@@ -546,6 +559,20 @@ def test_all_attempts_as_one(retried: Run) -> None:
     assert audit.net_change == 0.3
     assert audit.stalls == ()  # Nothing ran in the hour between.
     assert audit.rate.overall == pytest.approx(0.3 / 75)
+
+
+def test_a_stall_ends_with_its_attempt(retried: Run) -> None:
+    audit = retried.audit(now=HOUR + 30, attempt="all", stall_after_s=4)
+    assert stalls(audit)[4:6] == [(40, 45, 0.4), (HOUR, HOUR + 10, 0.4)]
+
+
+def test_an_attempt_may_end_after_the_next_has_begun() -> None:
+    run = Run({"progress": 0}).set("progress", 0.1, 10)
+    run.attempt = 2
+    run.set("progress", 0.2, 20)
+    run.attempt = 1
+    run.status("FAILED", 30)
+    assert run.audit(now=99, attempt=1).end == moment(30)
 
 
 def test_attempts_that_were_delivered_late_are_judged_by_when_they_ran() -> None:

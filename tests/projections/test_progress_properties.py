@@ -329,6 +329,15 @@ def test_a_run_that_does_not_go_forward_has_no_eta() -> None:
     assert "pace varies" in audit.no_eta_because or "not moved forward" in audit.no_eta_because
 
 
+def test_a_range_that_is_no_help_is_not_given() -> None:
+    """Seven tenths in one movement, little in all others: the end could be anywhere."""
+    values = [0, 0.01, 0.02, 0.03, 0.73, 0.74, 0.75, 0.76, 0.77, 0.78]
+    audit = reported(values, list(range(10))).audit(now=9)
+    assert audit.eta is None
+    assert audit.no_eta_because is not None
+    assert audit.no_eta_because.startswith("its pace varies too much")
+
+
 @pytest.mark.parametrize(
     ("values", "times", "why"),
     [
