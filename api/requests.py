@@ -13,6 +13,8 @@ from ledger.ledger import Log
 from ledger.run_ids import RUN_ID
 from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
 from projections import values
+from projections.errors import BadPath
+from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
@@ -194,6 +196,22 @@ def whole_number(request: Request, name: str, low: int, high: int) -> int | None
             {"limit": high},
         )
     return number
+
+
+def key_path(request: Request, name: str) -> Path | None:
+    """
+    A query parameter that reads like an operation's key, None when it is not there.
+
+    Raises:
+        Problem: 400.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return parse_key(text)
+    except BadPath as error:
+        raise bad_request("bad-path", str(error)) from error
 
 
 def moment(request: Request, name: str) -> Microseconds | None:

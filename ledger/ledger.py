@@ -43,6 +43,7 @@ from ledger.writes import (
 from projections.events import Event
 from projections.lifecycle import Status
 from projections.paths import Path
+from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.runs import Run
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
 from projections.snapshot import Snapshot
@@ -380,6 +381,32 @@ class Log:
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
         )
+
+    async def progress(
+        self,
+        run_id: str,
+        *,
+        key: Path | None = None,
+        scale: ScaleChoice | None = None,
+        stall_after_s: float | None = None,
+        attempt: AttemptChoice = "current",
+    ) -> ProgressAudit:
+        """
+        How a run went, judged from its events: how far, how fast, where it stood still, when it went backwards.
+
+        Args:
+            run_id: The run.
+            key: Where its progress is; found by itself by default.
+            scale: How to read it; told from its values by default.
+            stall_after_s: Seconds without movement that make a stall; told from the run's rhythm by default.
+            attempt: The last attempt, all of them as one, or one by its number.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        fold = ProgressFold(key=key, attempt=attempt)
+        await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
+        return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
 
     async def refusals(self, run_id: str) -> list[Refused]:
         """

@@ -16,6 +16,7 @@ from projections.events import Event, RunCreated, RunStatusChanged
 from projections.history import metadata_after, replay, touches
 from projections.lifecycle import Status
 from projections.paths import Path
+from projections.progress import ProgressFold
 from projections.runs import Run
 from projections.snapshot import Snapshot
 from projections.times import Microseconds, format_time
@@ -183,6 +184,13 @@ async def history(
             return Page(found, has_next=True, has_previous=after is not None)
         found.append(event)
     return Page(found, has_next=False, has_previous=after is not None)
+
+
+async def fold_progress(reader: Reader, environment_id: int, run_id: str, fold: ProgressFold) -> None:
+    """Give *fold* every event of a run; see `Log.progress`."""
+    own = await head(reader, environment_id, run_id)
+    async for event in _in_order(reader, environment_id, own, None, "asc", None, own.run.version):
+        fold.add(event)
 
 
 async def refusals(reader: Reader, environment_id: int, run_id: str) -> list[Refused]:

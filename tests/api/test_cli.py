@@ -24,6 +24,7 @@ COMMANDS = {
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",
     "history": "Show what happened to a run",
+    "progress": "Audit a run's progress",
     "runs": "List runs, newest first.",
     "migrate": "Bring the database's tables up to date.",
 }
