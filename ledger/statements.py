@@ -4,6 +4,7 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +22,8 @@ from sqlalchemy import (
 )
 
 from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
+
+FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
 
 _environment = bindparam("environment_id", type_=Integer)
 
@@ -124,6 +127,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
+@lru_cache(FILTERS_KEPT)
 def page_of_runs(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
 ) -> Select[tuple[object, ...]]:
