@@ -18,10 +18,11 @@ from typing import Literal, NamedTuple
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import reads, statements
+from ledger import history, reads, statements
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
-from ledger.reads import Page, RunDetails
+from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
+from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.sqlite import SqliteStore
 from ledger.writer import Writer
 from ledger.writes import (
@@ -363,7 +364,7 @@ class Log:
         key: Path | None = None,
     ) -> Page[Event]:
         """
-        The events of a run.
+        The events of a run, without what they did.
 
         Args:
             run_id: The run.
@@ -376,9 +377,105 @@ class Log:
             RunNotFound: There is no such run.
         """
         return await self._store.read(
-            lambda reader: reads.history(
+            lambda reader: history.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
+        )
+
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        before: int | None = None,
+        order: Literal["asc", "desc"] = "asc",
+        wanted: Wanted = EVERYTHING,
+        refusals: bool = False,
+    ) -> HistoryPage:
+        """
+        The history of a run: its events with what each of them did.
+
+        Args:
+            run_id: The run.
+            limit: At most this many events; a page also ends once it holds 8 MiB of them and their values.
+            after: Begin behind this version, in the order asked for.
+            before: End in front of this version, in the order asked for, instead.
+            order: Oldest or newest first.
+            wanted: Which events.
+            refusals: Show between them what was refused.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(
+            lambda reader: history.entries(
+                reader,
+                self._environment.id,
+                run_id,
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+                wanted=wanted,
+                refusals=refusals,
+            )
+        )
+
+    async def explain(
+        self,
+        run_id: str,
+        key: Path,
+        *,
+        version: int | None = None,
+        at: Microseconds | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> Explanation:
+        """
+        Why a value is what it is, or was at a version or moment: the events that touched it, the last of them.
+
+        Args:
+            run_id: The run.
+            key: The value.
+            version: After this many events; the current one by default.
+            at: After the last event recorded at or before this moment, instead.
+            limit: At most this many events; fewer once they hold 8 MiB.
+            before: Only events in front of this version.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: It has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: history.explain(
+                reader,
+                self._environment.id,
+                run_id,
+                key=key,
+                version=version,
+                at=at,
+                limit=limit,
+                before=before,
+            )
+        )
+
+    async def diff(self, run_id: str, start: Point, end: Point, to_run: str | None = None) -> Difference:
+        """
+        What differs between two states: of one run, or of two.
+
+        Args:
+            run_id: The run of the first state.
+            start: The version or moment of the first state.
+            end: That of the second.
+            to_run: The run of the second state, the same by default.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: A run has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: reads.diff(reader, self._environment.id, run_id, start, to_run or run_id, end)
         )
 
     async def refusals(self, run_id: str) -> list[Refused]:

@@ -17,13 +17,18 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
 
 from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
+from projections.events import RunCreated
+from projections.operations import Update
 
 FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
+
+LIKE_ESCAPE = "!"
 
 _environment = bindparam("environment_id", type_=Integer)
 
@@ -166,6 +171,40 @@ EVENTS = (
 
 # One event of a run.
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
+
+
+@lru_cache(FILTERS_KEPT)
+def page_of_versions(
+    *, newest_first: bool, types: tuple[str, ...], by_actor: bool, by_attempt: bool, by_name: bool
+) -> Select[tuple[int]]:
+    """
+    Versions of a run from `low` to `high`, `count` of them.
+
+    Args:
+        newest_first: From `high` downwards.
+        types: Of one of these types; empty for all.
+        by_actor: Made by `actor`.
+        by_attempt: Made by `attempt`.
+        by_name: With data that is LIKE `pattern`, or of a type that says something of every name. (What SQLite
+            takes for LIKE in other letters besides is sorted out afterwards.)
+    """
+    page = (
+        select(events.c.version)
+        .where(*_run_events, events.c.version >= bindparam("low"), events.c.version <= bindparam("high"))
+        .order_by(events.c.version.desc() if newest_first else events.c.version)
+        .limit(bindparam("count"))
+    )
+    if types:
+        page = page.where(events.c.type.in_(types))
+    if by_actor:
+        page = page.where(events.c.actor == bindparam("actor"))
+    if by_attempt:
+        page = page.where(events.c.attempt == bindparam("attempt"))
+    if by_name:
+        named = events.c.data.like(bindparam("pattern"), escape=LIKE_ESCAPE)
+        page = page.where(or_(events.c.type.in_((RunCreated.event_type, Update.event_type)), named))
+    return page
+
 
 # When one version of a run was recorded: a probe of the search for a moment.
 RECORDED_AT = select(events.c.recorded_at).where(*_run_events, events.c.version == bindparam("version"))
