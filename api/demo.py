@@ -22,8 +22,9 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.cli import event_cells, pretty_json, table_of
 from api.client import Failed, path_of
+from api.history_commands import event_cells
+from api.terminal import pretty_json, table_of
 
 REPORT_EVERY_S = 0.1  # seconds between two reports of the job
 LARGEST_FILES = 5  # files that the job names as the largest

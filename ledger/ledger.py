@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import history, reads, statements
+from ledger import as_of, history, reads, statements
+from ledger.as_of import RunsPage
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
@@ -346,6 +347,43 @@ class Log:
             lambda reader: reads.runs(
                 reader,
                 self._environment.id,
+                limit=limit,
+                after=after,
+                before=before,
+                statuses=tuple(statuses),
+                tasks=tuple(tasks),
+            )
+        )
+
+    async def runs_as_of(
+        self,
+        at: Microseconds,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        statuses: Sequence[Status] = (),
+        tasks: Sequence[str] = (),
+    ) -> RunsPage:
+        """
+        Runs as they stood at a moment, after the last event recorded by then; newest first.
+
+        Args:
+            at: The moment. Runs that were created later are left out.
+            limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
+            after: Only runs older than this run.
+            before: Only runs newer than this run, the nearest ones, instead.
+            statuses: That had any of these then; empty for all.
+            tasks: Any of these; empty for all.
+
+        Raises:
+            BadCursor: `after` or `before` names no run.
+        """
+        return await self._store.read(
+            lambda reader: as_of.runs(
+                reader,
+                self._environment.id,
+                at,
                 limit=limit,
                 after=after,
                 before=before,

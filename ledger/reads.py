@@ -125,8 +125,8 @@ async def head_by_key(reader: Reader, environment_id: int, run_key: int) -> Head
 async def run_details(reader: Reader, environment_id: int, run_id: str) -> RunDetails:
     """See `Log.run`."""
     own = await head(reader, environment_id, run_id)
-    created = await _event(reader, environment_id, own, 1)
-    moved = await _event(reader, environment_id, own, own.run.status_version)
+    created = await event(reader, environment_id, own, 1)
+    moved = await event(reader, environment_id, own, own.run.status_version)
     above = {}
     for key in {own.parent_key, own.root_key} - {None}:
         assert key is not None
@@ -160,10 +160,7 @@ async def runs(
     cursor = after if newest_first else before
     beyond = 2**62 if newest_first else 0
     if cursor is not None:
-        try:
-            beyond = (await head(reader, environment_id, cursor)).key
-        except RunNotFound as error:
-            raise BadCursor(cursor) from error
+        beyond = await cursor_key(reader, environment_id, cursor)
     page = partial(statements.page_of_runs, statuses=tuple(status.value for status in statuses), tasks=tasks)
     onwards, backwards = page(older_than=newest_first), page(older_than=not newest_first)
     rows = await reader.rows(onwards, environment_id=environment_id, after=beyond, count=limit + 1)
@@ -176,6 +173,14 @@ async def runs(
     if newest_first:
         return Page(found, has_next=more, has_previous=behind)
     return Page(found[::-1], has_next=behind, has_previous=more)
+
+
+async def cursor_key(reader: Reader, environment_id: int, cursor: str) -> int:
+    """The key of the run that a page of runs begins behind."""
+    try:
+        return (await head(reader, environment_id, cursor)).key
+    except RunNotFound as error:
+        raise BadCursor(cursor) from error
 
 
 async def metadata(
@@ -192,7 +197,7 @@ async def metadata(
         return run.snapshot
     if not 1 <= version < run.version:
         raise VersionNotFound(run_id, f"version {version}", run.version, run.created_at)
-    return await _snapshot_at(reader, environment_id, own, version)
+    return await snapshot_at(reader, environment_id, own, version)
 
 
 async def diff(
@@ -212,7 +217,8 @@ async def refusals(reader: Reader, environment_id: int, run_id: str) -> list[Ref
     return [Refused(**{field: row[field] for field in fields}) for row in rows]
 
 
-async def _event(reader: Reader, environment_id: int, own: Head, version: int) -> Event:
+async def event(reader: Reader, environment_id: int, own: Head, version: int) -> Event:
+    """One event of a run, which has it."""
     row = await reader.row(statements.EVENT, environment_id=environment_id, run_key=own.key, version=version)
     assert row is not None, f"run {own.run.id} lacks version {version}"
     return _read_event(row, own.run.id)
@@ -250,7 +256,7 @@ async def kept_snapshot(reader: Reader, environment_id: int, own: Head, version:
     return Snapshot.load(kept["metadata"], kept["version"], size_bytes(kept["metadata"]))
 
 
-async def _snapshot_at(reader: Reader, environment_id: int, own: Head, version: int) -> Snapshot:
+async def snapshot_at(reader: Reader, environment_id: int, own: Head, version: int) -> Snapshot:
     """The nearest kept snapshot, and a fold of the few events between."""
     kept = await kept_snapshot(reader, environment_id, own, version)
     if kept.version == version:
@@ -258,8 +264,8 @@ async def _snapshot_at(reader: Reader, environment_id: int, own: Head, version: 
     after, folded = kept.version, kept.metadata
     while after < version:
         found = await events_after(reader, environment_id, own, after, version, CHUNK)
-        for event in found:
-            folded = metadata_after(folded, event.body)
+        for one in found:
+            folded = metadata_after(folded, one.body)
         after = found[-1].version
     return Snapshot.of(folded, version)
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
-from projections.events import RunCreated
+from projections.events import RunCreated, RunStatusChanged, RunTagged
 from projections.operations import Update
 
 FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
@@ -154,6 +154,28 @@ def page_of_runs(
     return page
 
 
+@lru_cache(FILTERS_KEPT)
+def page_of_runs_as_of(
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
+) -> Select[tuple[object, ...]]:
+    """
+    As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
+    changed since the moment `at`, which may have had another one then.
+    """
+    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks).where(runs.c.run_key <= bindparam("last"))
+    if statuses:
+        page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
+    return page
+
+
+# The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
+NEWEST_RUN = (
+    select(runs.c.run_key, runs.c.created_at)
+    .where(runs.c.environment_id == _environment, runs.c.run_key <= bindparam("run"))
+    .order_by(runs.c.run_key.desc())
+    .limit(1)
+)
+
 # --- events ---
 
 ADD_EVENTS = insert(events)
@@ -208,6 +230,31 @@ def page_of_versions(
 
 # When one version of a run was recorded: a probe of the search for a moment.
 RECORDED_AT = select(events.c.recorded_at).where(*_run_events, events.c.version == bindparam("version"))
+
+# The event that gave a run the status that it had at a version. (No index knows the types; a run has few steps.)
+STATUS_AT = (
+    select(events.c.version, events.c.type, events.c.data, events.c.attempt, events.c.recorded_at)
+    .where(
+        *_run_events,
+        events.c.version <= bindparam("version"),
+        events.c.type.in_((RunCreated.event_type, RunStatusChanged.event_type)),
+    )
+    .order_by(events.c.version.desc())
+    .limit(1)
+)
+
+# The tags that a run got with versions above `after`, up to `last`: the first `count` times.
+TAGGED = (
+    select(events.c.version, events.c.data)
+    .where(
+        *_run_events,
+        _a_version_above,
+        events.c.version <= bindparam("last"),
+        events.c.type == RunTagged.event_type,
+    )
+    .order_by(events.c.version)
+    .limit(bindparam("count"))
+)
 
 # --- snapshots ---
 
