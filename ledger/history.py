@@ -132,9 +132,7 @@ async def history(
     """See `Log.history`."""
     own = await reads.head(reader, environment_id, run_id)
     backwards = order == "desc"
-    span = _Span(1, own.run.version)
-    if after is not None:
-        span = span.up_to(after - 1) if backwards else span.beginning(after + 1)
+    span = _Span(1, own.run.version).on_one_side(after, backwards=backwards)
     found: list[Event] = []
     fold = _Fold(reader, environment_id, own)
     source = (
@@ -167,7 +165,7 @@ async def entries(
     whole = await _span(reader, environment_id, own, wanted)
     cursor = after if before is None else before
     backwards = (order == "desc") is (before is None)  # The events nearest to the cursor are read first.
-    span = whole if cursor is None else whole.up_to(cursor - 1) if backwards else whole.beginning(cursor + 1)
+    span = whole.on_one_side(cursor, backwards=backwards)
     found: list[Entry] = []
     more = False
     taken = 0
@@ -182,11 +180,15 @@ async def entries(
             taken += found[-1].bytes
     items: list[Entry | Refused] = [*(found[::-1] if backwards else found)]
     if refusals:
-        span = span if not more else span.down_to(found[-1]) if backwards else span.ending_with(found[-1])
+        # Pages share them out by version, so that each is on one page whatever filters apply.
+        shown = _Span(0, own.run.version).on_one_side(cursor, backwards=backwards)
+        if more:
+            end = found[-1].event.version
+            shown = shown.beginning(end) if backwards else shown.up_to(end)
         items += [
             refused
             for refused in await reads.refusals(reader, environment_id, run_id)
-            if span.holds(refused.version) and _is_wanted(refused, wanted)
+            if shown.low <= refused.version <= shown.high and _is_wanted(refused, wanted)
         ]
         items.sort(key=_place)
     if order == "desc":
@@ -262,14 +264,11 @@ class _Span(NamedTuple):
     def beginning(self, version: int) -> "_Span":
         return _Span(max(self.low, version), self.high)
 
-    def down_to(self, entry: Entry) -> "_Span":
-        return self.beginning(entry.event.version)
-
-    def ending_with(self, entry: Entry) -> "_Span":
-        return self.up_to(entry.event.version)
-
-    def holds(self, version: int) -> bool:
-        return self.low <= version <= self.high
+    def on_one_side(self, cursor: int | None, *, backwards: bool) -> "_Span":
+        """What lies below the cursor, or else above it; all of it without a cursor."""
+        if cursor is None:
+            return self
+        return self.up_to(cursor - 1) if backwards else self.beginning(cursor + 1)
 
 
 class _Fold:
