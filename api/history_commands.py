@@ -207,10 +207,10 @@ def event_cells(event: dict[str, Any]) -> tuple[str, ...]:
 
 def _value_cells(event: dict[str, Any]) -> tuple[str, ...]:
     version, recorded, actor, kind, what = event_cells(event)
-    key = what if kind == "refused" else str(event.get("key", ""))
+    key = str(event.get("key", ""))
     size = f"{event['sizeBytes']:,}" if "sizeBytes" in event else ""
     before, after = (compact_json(event[name]) if name in event else "" for name in ("before", "after"))
-    return (version, recorded, actor, kind, size, key, _shortened(before), after)
+    return (version, recorded, actor, kind, size, key, _shortened(before), what if kind == "refused" else after)
 
 
 def _step_cells(event: dict[str, Any]) -> tuple[str, ...]:

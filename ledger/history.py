@@ -31,7 +31,7 @@ from projections.values import JsonObject
 PAGE_BYTES_MAX = 8_388_608  # bytes of events and their values after which a page ends, so that it fits in memory
 BLOCK = 128  # versions that are looked for at once
 AHEAD = 64  # events that are read at once
-JUMP = 64  # versions to pass over from which a look at the kept snapshots is cheaper than the fold
+JUMP = 8  # versions to pass over from which a look at the kept snapshots is cheaper than to fold them
 NEEDLE_CHARACTERS_MAX = 200  # characters of a key that events are searched for; the rest is compared afterwards
 
 
