@@ -25,7 +25,7 @@ from projections.diff import Change, changes
 from projections.metadata import Absent
 from projections.paths import Path
 
-CELL_CHARACTERS_MAX = 40  # of a value in a table on a terminal, so that the columns behind it can be seen
+VALUE_CHARACTERS_MAX = 24  # of a value in a table on a terminal, so that the one behind it can be seen
 
 KeyOption = Annotated[str | None, typer.Option(help="Only changes to this key or path.")]
 
@@ -91,7 +91,7 @@ def history(
             print_json(page)
             return
         if show_values:
-            columns = ("version", "recorded", "actor", "event", "bytes", "key", "before", "after")
+            columns = ("version", "recorded", "actor", "event", "bytes", "before -> after")
             print_table(columns, [_value_cells(event) for event in page["data"]])
         else:
             rows = [event_cells(event) for event in page["data"]]
@@ -132,12 +132,12 @@ def diff(
                 print("\t".join((one_line(_key(change)), *_sides(change))))
             return
         console = Console()
-        head = f"{run_id}, version {old['version']} -> {other or run_id}, version {new['version']}"
+        target = f"{other}, version {new['version']}" if other else new["version"]
+        head = f"{run_id}, version {old['version']} -> {target}"
         console.print(Text(head, style="dim"))
         for change in found:
-            before, after = (side or "(nothing)" for side in _sides(change))
             line = Text(f"{one_line(_key(change))}: ", style="bold")
-            console.print(line + Text(f"{before} -> {after}", style="not bold"), soft_wrap=True)
+            console.print(line + Text(_arrow(*_sides(change)), style="not bold"), soft_wrap=True)
         if not found:
             console.print("No difference.")
 
@@ -206,11 +206,17 @@ def event_cells(event: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _value_cells(event: dict[str, Any]) -> tuple[str, ...]:
+    """An event with its values: key, before and after in cells of their own in a pipe, in one on a terminal."""
     version, recorded, actor, kind, what = event_cells(event)
     key = str(event.get("key", ""))
     size = f"{event['sizeBytes']:,}" if "sizeBytes" in event else ""
     before, after = (compact_json(event[name]) if name in event else "" for name in ("before", "after"))
-    return (version, recorded, actor, kind, size, key, _shortened(before), what if kind == "refused" else after)
+    if kind == "refused":
+        after = what
+    if not sys.stdout.isatty():
+        return (version, recorded, actor, kind, size, key, before, after)
+    change = after if kind == "refused" or not (before or after) else _arrow(_shortened(before), _shortened(after))
+    return (version, recorded, actor, kind, size, f"{key}: {change}" if key else change)
 
 
 def _step_cells(event: dict[str, Any]) -> tuple[str, ...]:
@@ -244,11 +250,13 @@ def _sides(change: Change) -> tuple[str, str]:
     return before, after
 
 
+def _arrow(before: str, after: str) -> str:
+    return f"{before or '(nothing)'} -> {after or '(nothing)'}"
+
+
 def _shortened(text: str) -> str:
-    """A cell that leaves room for those behind it; in a pipe each is whole."""
-    if len(text) <= CELL_CHARACTERS_MAX or not sys.stdout.isatty():
-        return text
-    return f"{text[: CELL_CHARACTERS_MAX - 3]}..."
+    """A value that leaves room for those behind it."""
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[: VALUE_CHARACTERS_MAX - 3]}..."
 
 
 def _say_more(page: dict[str, Any], direction: str, option: str) -> None:

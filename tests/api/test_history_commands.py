@@ -96,8 +96,15 @@ def test_history_with_values_has_the_value_before_and_after(piped: Call, termina
     ]
     assert rows[3][7].startswith("the value of one operation would be 5,002 bytes")
     head, *lines = terminal("history", "r", "--values").splitlines()
-    assert head.split() == ["version", "recorded", "actor", "event", "bytes", "key", "before", "after"]
-    assert len(lines) == 6
+    assert head.split() == ["version", "recorded", "actor", "event", "bytes", "before", "->", "after"]
+    assert [" ".join(line.split()[5:]) for line in lines] == [
+        '22 (nothing) -> {"n":1,"o":{"p":"é"}}',
+        "22 n: 1 -> 3",
+        '21 $.o.p: "é" -> 0.5',
+        "21 n: 3 -> 4",
+        '10 {"n":4,"o":{"p":0.5}} -> {"n":true}',
+        "10",
+    ]
 
 
 # --- diff ---
@@ -125,7 +132,7 @@ def test_diff_as_json_is_a_patch_that_fits(piped: Call, arguments: list[str]) ->
 
 def test_diff_on_a_terminal_reads_path_before_after(terminal: Terminal) -> None:
     assert terminal("diff", "r").splitlines() == [
-        "r, version 1 -> r, version 6",
+        "r, version 1 -> 6",
         'o: {"p":"é"} -> (nothing)',
         "n: 1 -> true",
     ]
