@@ -63,7 +63,7 @@ async def get_diff(request: Request) -> Response:
         start = Point(version=1)
     difference = await log_of(request).diff(run_id, start, end, to_run)
     headers = {"From-Version": str(difference.start), "To-Version": str(difference.end)}
-    return json_response(values.dump(difference.patch), headers=headers)
+    return Response(values.dump(difference.patch), headers=headers, media_type="application/json-patch+json")
 
 
 async def get_explanation(request: Request) -> Response:

@@ -171,6 +171,7 @@ def test_a_diff_is_a_json_patch(told: Service) -> None:
         {"op": "replace", "path": "/n", "value": 2},
         {"op": "replace", "path": "/o/x", "value": None},
     ]
+    assert response.headers["content-type"] == "application/json-patch+json"
     assert (response.headers["from-version"], response.headers["to-version"]) == ("1", "3")
     assert patch(told, "from=3&to=3") == []
     assert patch(told, "from=5&to=1") == [
