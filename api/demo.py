@@ -238,6 +238,8 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
     for command in (
         f"{shown} get {run_id} --version {middle} {option}",
         f"{shown} history {run_id} --key '$.status.progress' {option}",
+        f"{shown} diff {run_id} --from {middle} {option}",
+        f"{shown} explain {run_id} files --limit 5 {option}",
         f"{shown} runs {option}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)

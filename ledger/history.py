@@ -80,7 +80,8 @@ class Entry:
     @property
     def bytes(self) -> int:
         """What the entry takes in memory and in an answer, roughly."""
-        return len(self.event.data) * 2 + len(self.before or "") + len(self.after or "")
+        texts = (self.event.data, self.event.data, self.before, self.after)  # An answer holds the data twice.
+        return sum(size_bytes(text) for text in texts if text is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ async def explain(
                 previous = steps[-1].event.version
                 break
             steps.append(touched)
-            taken += len(one.event.data)
+            taken += size_bytes(one.event.data)
             taken += 0 if isinstance(touched.value, Absent) else size_bytes(values.dump(touched.value))
     steps.reverse()
     later = None
@@ -290,13 +291,14 @@ class _Fold:
         """Go back to the beginning."""
         self._metadata: JsonObject = {}
         self._version = 0
-        self._size_bytes = 2  # {}
+        self._size_bytes: int | None = None
         self._ahead: deque[Event] = deque()
 
     async def reach(self, version: int, last: int) -> _Replayed:
         """Fold up to the event of *version*, and read no event behind *last*."""
         if version - 1 - self._version > JUMP:
             await self._jump(version - 1)
+            self._size_bytes = None  # To write the metadata down once costs less than to follow it on a long way.
         while True:
             if not self._ahead:
                 self._ahead.extend(
@@ -308,16 +310,18 @@ class _Fold:
             before = self._metadata
             self._metadata = metadata_after(before, event.body)
             self._version = event.version
-            if self._sized:
+            if self._size_bytes is not None:
                 self._size_bytes += grown_bytes(before, self._metadata)
             if event.version == version:
-                return _Replayed(event, before, self._metadata, self._size_bytes)
+                if self._sized and self._size_bytes is None:
+                    self._size_bytes = size_bytes(values.dump(self._metadata))
+                return _Replayed(event, before, self._metadata, self._size_bytes or 0)
 
     async def _jump(self, version: int) -> None:
         """Go on from the newest snapshot that is kept up to *version*, if that is ahead."""
         kept = await reads.kept_snapshot(self.reader, self.environment_id, self.own, version)
         if kept.version > self._version:
-            self._metadata, self._version, self._size_bytes = kept.metadata, kept.version, kept.size_bytes
+            self._metadata, self._version = kept.metadata, kept.version
             self._ahead.clear()
 
 

@@ -1,6 +1,9 @@
 """Read models folded from a stretch of a run's events."""
 
+import operator
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -103,9 +106,15 @@ def grown_bytes(before: JsonValue | Absent, after: JsonValue | Absent) -> int:
     """
     if before is after:
         return 0
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return _bytes(after) - _bytes(before)
-    grown = max(len(after) - 1, 0) - max(len(before) - 1, 0)  # the commas
+    if isinstance(before, dict) and isinstance(after, dict):
+        return _grown_members(before, after)
+    if isinstance(before, list) and isinstance(after, list):
+        return _grown_items(before, after)
+    return _bytes(after) - _bytes(before)
+
+
+def _grown_members(before: JsonObject, after: JsonObject) -> int:
+    grown = _commas(after) - _commas(before)
     for name, value in before.items():
         if name not in after:
             grown -= _bytes(name) + 1 + _bytes(value)
@@ -115,6 +124,23 @@ def grown_bytes(before: JsonValue | Absent, after: JsonValue | Absent) -> int:
         elif value is not before[name]:
             grown += grown_bytes(before[name], value)
     return grown
+
+
+def _grown_items(before: list[JsonValue], after: list[JsonValue]) -> int:
+    same = partial(map, operator.is_)
+    start = next((place for place, is_same in enumerate(same(before, after)) if not is_same), None)
+    if start is None:
+        start = min(len(before), len(after))
+    old, new = before[start:], after[start:]
+    end = next((place for place, is_same in enumerate(same(old[::-1], new[::-1])) if not is_same), None)
+    if end is None:
+        end = min(len(old), len(new))
+    pairs = zip_longest(old[: len(old) - end], new[: len(new) - end], fillvalue=ABSENT)
+    return _commas(after) - _commas(before) + sum(grown_bytes(one, other) for one, other in pairs)
+
+
+def _commas(container: JsonObject | list[JsonValue]) -> int:
+    return max(len(container) - 1, 0)
 
 
 def _only(metadata: JsonObject, names: set[str]) -> JsonObject:

@@ -20,7 +20,7 @@ from ledger.writes import Caller, Refused
 from projections.errors import BadTransition, TooLarge
 from projections.events import EVENT_TYPES, Event
 from projections.explain import step, wiped_by
-from projections.history import effect, metadata_after, touches
+from projections.history import effect, grown_bytes, metadata_after, touches
 from projections.lifecycle import Status
 from projections.metadata import ABSENT, Absent, value_at
 from projections.operations import Set
@@ -206,6 +206,26 @@ async def test_a_page_ends_once_its_values_take_too_much_memory(
     monkeypatch.setattr(history, "PAGE_BYTES_MAX", 1)
     assert len((await log.entries("run_1", limit=ALL)).items) == 1
     assert len((await log.explain("run_1", parse_key("text"), limit=ALL)).steps) == 1
+
+
+async def test_what_lies_in_front_of_a_page_is_folded_and_not_measured(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(log, "run_1", metadata={"list": [*range(200)]})
+    await change(log, "run_1", *[Set(key="n", value=number) for number in range(300)])
+    measured: list[object] = []
+    original = grown_bytes
+
+    def counted(before: Any, after: Any) -> int:
+        measured.append(after)
+        return original(before, after)
+
+    monkeypatch.setattr(history, "grown_bytes", counted)
+    for order in ("asc", "desc"):
+        measured.clear()
+        page = await log.entries("run_1", limit=20, after=200, order=order)
+        assert [one.size_bytes for one in page.items if isinstance(one, Entry)] == [708] * 20
+        assert len(measured) <= 21
 
 
 # --- refusals ---
