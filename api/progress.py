@@ -5,10 +5,9 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.metadata import VERSION_MAX
 from api.problems import Problem, bad_request
 from api.rendering import json_response
-from api.requests import check_query, key_path, log_of, run_id_of, whole_number
+from api.requests import VERSION_MAX, check_query, key_path, log_of, run_id_of, whole_number
 from projections import values
 from projections.progress import AttemptChoice, ScaleChoice, parse_scale
 
@@ -23,7 +22,7 @@ async def get_progress(request: Request) -> Response:
     check_query(request, {"key", "scale", "stallAfter", "attempt"})
     audit = await log_of(request).progress(
         run_id,
-        key=key_path(request, "key"),
+        key=key_path(request),
         scale=_scale(request),
         stall_after_s=_stall_after_s(request),
         attempt=_attempt(request),

@@ -18,10 +18,12 @@ from typing import Literal, NamedTuple
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import reads, statements
+from ledger import as_of, history, reads, statements
+from ledger.as_of import RunsPage
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
-from ledger.reads import Page, RunDetails
+from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
+from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.sqlite import SqliteStore
 from ledger.writer import Writer
 from ledger.writes import (
@@ -354,6 +356,43 @@ class Log:
             )
         )
 
+    async def runs_as_of(
+        self,
+        at: Microseconds,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        statuses: Sequence[Status] = (),
+        tasks: Sequence[str] = (),
+    ) -> RunsPage:
+        """
+        Runs as they stood at a moment, after the last event recorded by then; newest first.
+
+        Args:
+            at: The moment. Runs that were created later are left out.
+            limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
+            after: Only runs older than this run.
+            before: Only runs newer than this run, the nearest ones, instead.
+            statuses: That had any of these then; empty for all.
+            tasks: Any of these; empty for all.
+
+        Raises:
+            BadCursor: `after` or `before` names no run.
+        """
+        return await self._store.read(
+            lambda reader: as_of.runs(
+                reader,
+                self._environment.id,
+                at,
+                limit=limit,
+                after=after,
+                before=before,
+                statuses=tuple(statuses),
+                tasks=tuple(tasks),
+            )
+        )
+
     async def history(
         self,
         run_id: str,
@@ -364,7 +403,7 @@ class Log:
         key: Path | None = None,
     ) -> Page[Event]:
         """
-        The events of a run.
+        The events of a run, without what they did.
 
         Args:
             run_id: The run.
@@ -377,7 +416,7 @@ class Log:
             RunNotFound: There is no such run.
         """
         return await self._store.read(
-            lambda reader: reads.history(
+            lambda reader: history.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
         )
@@ -407,6 +446,102 @@ class Log:
         fold = ProgressFold(key=key, attempt=attempt)
         await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
         return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
+
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        before: int | None = None,
+        order: Literal["asc", "desc"] = "asc",
+        wanted: Wanted = EVERYTHING,
+        refusals: bool = False,
+    ) -> HistoryPage:
+        """
+        The history of a run: its events with what each of them did.
+
+        Args:
+            run_id: The run.
+            limit: At most this many events; a page also ends once it holds 8 MiB of them and their values.
+            after: Begin behind this version, in the order asked for.
+            before: End in front of this version, in the order asked for, instead.
+            order: Oldest or newest first.
+            wanted: Which events.
+            refusals: Show between them what was refused.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(
+            lambda reader: history.entries(
+                reader,
+                self._environment.id,
+                run_id,
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+                wanted=wanted,
+                refusals=refusals,
+            )
+        )
+
+    async def explain(
+        self,
+        run_id: str,
+        key: Path,
+        *,
+        version: int | None = None,
+        at: Microseconds | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> Explanation:
+        """
+        Why a value is what it is, or was at a version or moment: the events that touched it, the last of them.
+
+        Args:
+            run_id: The run.
+            key: The value.
+            version: After this many events; the current one by default.
+            at: After the last event recorded at or before this moment, instead.
+            limit: At most this many events; fewer once they hold 8 MiB.
+            before: Only events in front of this version.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: It has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: history.explain(
+                reader,
+                self._environment.id,
+                run_id,
+                key=key,
+                version=version,
+                at=at,
+                limit=limit,
+                before=before,
+            )
+        )
+
+    async def diff(self, run_id: str, start: Point, end: Point, to_run: str | None = None) -> Difference:
+        """
+        What differs between two states: of one run, or of two.
+
+        Args:
+            run_id: The run of the first state.
+            start: The version or moment of the first state.
+            end: That of the second.
+            to_run: The run of the second state, the same by default.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: A run has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: reads.diff(reader, self._environment.id, run_id, start, to_run or run_id, end)
+        )
 
     async def refusals(self, run_id: str) -> list[Refused]:
         """
