@@ -1,17 +1,15 @@
 """
-When a run will be complete, as a range: a straight line through its progress, and what its scatter says of the
-end.
+When a run will be complete, as a range: a straight line through its progress, and what its scatter says of that.
 
 Scatter comes in two kinds, and they say different things of the future. *Jitter* is noise around the line: each
 report is off by a little, and nothing of it stays. *Wander* adds up: one slow step leaves all later ones late.
 Both are told apart by how the scatter of the movement over a span grows with the length of the span: jitter adds
 the same to every span, wander adds more to longer ones.
 
-With slope b, remaining work r, time tau behind the line and n points, the work done at h seconds from now is off
-by
+With n points over the time tau behind, the work done h seconds after the last of them is off the line by
 
-    variance(h) = jitter * (1 + gain) + (wander + 12 jitter / (n tau)) h + (1.2 wander / tau + 12 jitter / (n
-    tau^2)) h^2
+    variance(h) = jitter (1 + max(gain, 4 / n)) + (wander + 12 jitter / (n tau)) h
+                  + (1.2 wander / tau + 12 jitter / (n tau^2)) h^2
 
 (the variances of the line's end and slope in least squares, under each kind of scatter), and the range holds
 every h for which the line is within a Student quantile of completion. This is a quadratic inequality; where it
@@ -24,6 +22,7 @@ variance 6/5 wander/tau; the gain is that of the steady Kalman filter of a level
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 POINTS_MAX = 60  # points of the even grid on which the line is fitted
 MOVEMENTS_MIN = 4  # movements below which a line says nothing
@@ -65,41 +64,51 @@ def forecast(times: Sequence[float], work: Sequence[float], now: float) -> Forec
         return "all its movements came at one moment, so they show no pace"
     grid = _even(times, work, min(len(times), POINTS_MAX))
     step = behind / (len(grid) - 1)
-    slope, level = _line(grid, step)
-    jitter, wander, freedom = _scatter(grid, slope * step)
-    wander /= step
-    gain = _gain(wander * step, jitter)
-    level += _filtered([value - (level - slope * behind) - slope * step * i for i, value in enumerate(grid)], gain)
-    return _range(
-        1 - level,
-        slope,
-        behind,
-        len(grid),
-        len(times) - 1,
-        jitter,
-        wander,
-        gain,
-        _student(freedom),
-        now - times[-1],
-    )
+    slope, end = _line(grid, step)
+    if slope <= 0:
+        return "it has not moved forward on the whole"
+    scatter = _scatter(grid, slope * step)
+    residuals = [value - end + slope * (behind - step * place) for place, value in enumerate(grid)]
+    level = end + _filtered(residuals, scatter.gain)
+    found = _range(1 - level, slope, behind, len(grid), scatter, step)
+    if found is None:
+        return "its pace varies too much: it cannot be told from standing still"
+    waited = now - times[-1]
+    # Completion is seen with the report that follows it, which may be one more report away.
+    latest = found[1] + behind / (len(times) - 1) - waited
+    if latest <= 0:
+        return "at its pace it would be complete by now"
+    likeliest = max((1 - level) / slope - waited, 0.0)
+    farther = latest / max(likeliest, behind / 10)
+    if farther > WIDEST:
+        return f"its pace varies too much: the end may be {farther:.0f} times as far away as it seems"
+    return Forecast(max(found[0] - waited, 0.0), min(likeliest, latest), latest)
+
+
+class _Scatter(NamedTuple):
+    """
+    What the points of a grid are off its line.
+
+    Attributes:
+        jitter: Variance of what stays with a single point.
+        wander: Variance of what adds up, a point.
+        gain: How far the last points say where the line ends: 0 for jitter alone, 1 for wander alone.
+        quantile: Student's, for the degrees of freedom on which the variances rest.
+    """
+
+    jitter: float
+    wander: float
+    gain: float
+    quantile: float
 
 
 def _range(
-    left: float,
-    slope: float,
-    behind: float,
-    points: int,
-    movements: int,
-    jitter: float,
-    wander: float,
-    gain: float,
-    quantile: float,
-    waited: float,
-) -> Forecast | str:
-    if slope <= 0:
-        return "it has not moved forward on the whole"
-    square = quantile**2
-    constant = jitter * (1 + max(gain, 4 / points))
+    left: float, slope: float, behind: float, points: int, scatter: _Scatter, step: float
+) -> tuple[float, float] | None:
+    """Seconds from the last point between which the work that is *left* may be done, None without a last one."""
+    jitter, wander = scatter.jitter, scatter.wander / step
+    square = scatter.quantile**2
+    constant = jitter * (1 + max(scatter.gain, 4 / points))
     linear = wander + 12 * jitter / (points * behind)
     quadratic = 1.2 * wander / behind + 12 * jitter / (points * behind**2)
     a = slope**2 - square * quadratic
@@ -108,16 +117,8 @@ def _range(
     root = square * (left * slope * linear + quadratic * left**2 + constant * slope**2)
     root += square**2 * (linear**2 / 4 - constant * quadratic)
     if a <= 0 or root < 0:
-        return "its pace varies too much: it cannot be told from standing still"
-    likeliest = max(left / slope - waited, 0.0)
-    # Completion is seen with the report that follows it, which may be one more report away.
-    latest = (b + math.sqrt(root)) / a + behind / movements - waited
-    earliest = max((b - math.sqrt(root)) / a - waited, 0.0)
-    if latest <= 0:
-        return "at its pace it would be complete by now"
-    if (times := latest / max(likeliest, behind / 10)) > WIDEST:
-        return f"its pace varies too much: the end may be {times:.0f} times as far away as it seems"
-    return Forecast(earliest, min(likeliest, latest), latest)
+        return None
+    return (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a
 
 
 def _even(times: Sequence[float], work: Sequence[float], points: int) -> list[float]:
@@ -144,15 +145,17 @@ def _line(grid: Sequence[float], step: float) -> tuple[float, float]:
     return slope / step, mean + slope * middle
 
 
-def _scatter(grid: Sequence[float], advance: float) -> tuple[float, float, float]:
-    """Variance of the jitter, variance that the wander gains a point, and the degrees of freedom of both."""
+def _scatter(grid: Sequence[float], advance: float) -> _Scatter:
+    """Tell jitter from wander by the spread of movements over one point and over a fifth of all."""
     count = len(grid)
     far = max(2, round(count / 5))
     near = _spread(grid, 1, advance)
     wander = max((_spread(grid, far, advance) - near) / (far - 1), 0.0)
     jitter = max((near - wander) / 2, 0.0)
+    # Jitter rests on all points, wander on the few spans that do not overlap.
     share = wander * count / (wander * count + 2 * jitter) if wander > 0 else 0.0
-    return jitter, wander, max(3.0, share * 1.5 * count / far + (1 - share) * (count - 2))
+    freedom = max(3.0, share * 1.5 * count / far + (1 - share) * (count - 2))
+    return _Scatter(jitter, wander, _gain(wander, jitter), _student(freedom))
 
 
 def _spread(grid: Sequence[float], lag: int, advance: float) -> float:

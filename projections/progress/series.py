@@ -94,7 +94,6 @@ class Series:
 
     Attributes:
         top: The largest value that it ever had, in any attempt.
-        had_total: A total was ever known, in any attempt.
         last_touch: The last report that changed nothing.
         lost: The event that took the number away, None while there is one.
         pauses: Times in which nothing ran.
@@ -104,7 +103,6 @@ class Series:
         self.order = order
         self.follow(key)
         self.top = -math.inf
-        self.had_total = False
         self.lost: Touch | None = None
         self.last_touch: Touch | None = None
         self.pauses: list[Pause] = []
@@ -145,9 +143,8 @@ class Series:
             self._is_carried = True
 
     def note(self, reading: Reading) -> None:
-        """Take the largest value, and whether there is a total, from a reading of any attempt."""
+        """Take the largest value from a reading of any attempt."""
         self.top = max(self.top, reading.value)
-        self.had_total = self.had_total or not math.isnan(reading.total)
 
     def hear(self, when: Occurrence) -> None:
         """An operation on any key: it bounds when the steps around it happened."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from projections.events import Body, Event, RunCreated, RunStatusChanged, new_event
 from projections.lifecycle import Status
-from projections.operations import Operation, Set
+from projections.operations import Set
 from projections.paths import parse_key
 from projections.progress import ProgressAudit, audit_progress
 from projections.times import format_time
@@ -85,4 +85,4 @@ def _seconds(at: int) -> float:
     return (at - START) / SECOND
 
 
-__all__ = ["MINUTE", "SECOND", "START", "Operation", "Run", "moment", "reported", "stalls", "time"]
+__all__ = ["MINUTE", "SECOND", "START", "Run", "moment", "reported", "stalls", "time"]
