@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
@@ -32,7 +33,8 @@ from ledger.migrate import refuse_foreign, upgrade
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
 READERS_MAX = 4  # threads, each with a connection, for reads that are not answered on the spot
-STATEMENTS_KEPT = 256  # texts of statements that are written for the filters of a request; some dozens are in use
+STATEMENTS_KEPT = 256  # statements of reads whose text is kept; some dozens are in use
+TEXT_KEPT_MAX = 4_000  # characters of such a text; a filter of thousands of values is written anew each time
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
 # Source: the SQLite 3.51.3 release notes (the WAL-reset bug) and its backports.
@@ -221,13 +223,13 @@ class Reader:
 
     async def rows(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
         """All rows of a statement, by column name."""
-        text, constants = _text_and_constants(statement)
-        return self._connection.execute(text, {**constants, **parameters}).fetchall()
+        text, slots = _question(statement)
+        return self._connection.execute(text, _values(slots, parameters)).fetchall()
 
     async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
-        text, constants = _text_and_constants(statement)
-        cursor = self._connection.execute(text, {**constants, **parameters})
+        text, slots = _question(statement)
+        cursor = self._connection.execute(text, _values(slots, parameters))
         row = cursor.fetchone()
         cursor.close()
         return row
@@ -247,27 +249,58 @@ def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:
 @cache
 def _text(statement: ClauseElement) -> str:
     """The text of one of the ledger's constant statements, with named parameters for what its callers give."""
-    text, constants = _text_and_constants(statement)
-    assert not constants, "a statement that holds values of its own"
-    return text
-
-
-@lru_cache(STATEMENTS_KEPT)
-def _text_and_constants(statement: ClauseElement) -> tuple[str, dict[str, Any]]:
-    """The text of a statement, and the values that it was built with as further parameters."""
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     text = str(compiled)
-    constants: dict[str, Any] = {}
     for name, constant in compiled.params.items():
         if isinstance(constant, int):  # SQLAlchemy passes OFFSET 0 as a parameter of its own.
             text = text.replace(f":{name}", str(constant))
-        elif isinstance(constant, list | tuple):  # As it does what stands in IN (...), which it writes out later.
-            listed = {f"{name}_item_{place}": value for place, value in enumerate(constant)}
-            text = text.replace(f"__[POSTCOMPILE_{name}]", ", ".join(f":{item}" for item in listed))
-            constants |= listed
-        elif constant is not None:
-            constants[name] = constant
-    return text, constants
+    return text
+
+
+_Slot = str | Sequence[Any]  # the name of a parameter, or the values that the statement was built with
+
+_asked: dict[ClauseElement, tuple[str, list[_Slot]]] = {}
+
+
+def _question(statement: ClauseElement) -> tuple[str, list[_Slot]]:
+    """
+    The text of a statement with a question mark for every value, and what belongs in their places.
+
+    Not by name: SQLite looks through all names for each, which takes seconds for a filter of some thousand values.
+    """
+    known = _asked.get(statement)
+    if known is None:
+        known = _written(statement)
+        if len(known[0]) <= TEXT_KEPT_MAX:
+            if len(_asked) >= STATEMENTS_KEPT:
+                _asked.clear()
+            _asked[statement] = known
+    return known
+
+
+def _written(statement: ClauseElement) -> tuple[str, list[_Slot]]:
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
+    assert isinstance(compiled, SQLCompiler)
+    text = str(compiled)
+    slots: list[_Slot] = []
+    for name in compiled.positiontup or ():
+        value = compiled.params[name]
+        if isinstance(value, list | tuple):  # What stands in IN (...), which SQLAlchemy writes out later.
+            text = text.replace(f"__[POSTCOMPILE_{name}]", ", ".join("?" * len(value)))
+            slots.append(value)
+        else:
+            slots.append(name if value is None else (value,))
+    return text, slots
+
+
+def _values(slots: list[_Slot], parameters: Mapping[str, Any]) -> list[Any]:
+    values: list[Any] = []
+    for slot in slots:
+        if isinstance(slot, str):
+            values.append(parameters[slot])
+        else:
+            values.extend(slot)
+    return values
 
 
 def _prepare_file(path: Path, url: URL) -> None:

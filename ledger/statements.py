@@ -4,8 +4,9 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -27,10 +28,27 @@ from projections.events import RunCreated, RunStatusChanged, RunTagged
 from projections.operations import Update
 
 FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
+FILTER_VALUES_KEPT_MAX = 20  # values in the filters of such a statement; a request may name thousands
 
 LIKE_ESCAPE = "!"
 
+_Filters = ParamSpec("_Filters")
+_Statement = TypeVar("_Statement")
+
 _environment = bindparam("environment_id", type_=Integer)
+
+
+def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_Filters, _Statement]:
+    """Keep what *build* makes, unless its filters hold so many values that keeping it would fill the memory."""
+    kept: Any = lru_cache(FILTERS_KEPT)(build)
+
+    @wraps(build)
+    def chosen(*arguments: _Filters.args, **filters: _Filters.kwargs) -> _Statement:
+        count = sum(len(values) for values in filters.values() if isinstance(values, tuple))
+        statement: _Statement = (build if count > FILTER_VALUES_KEPT_MAX else kept)(*arguments, **filters)
+        return statement
+
+    return chosen
 
 
 def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
@@ -132,7 +150,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
-@lru_cache(FILTERS_KEPT)
+@_kept_for_usual_filters
 def page_of_runs(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
 ) -> Select[tuple[object, ...]]:
@@ -154,7 +172,7 @@ def page_of_runs(
     return page
 
 
-@lru_cache(FILTERS_KEPT)
+@_kept_for_usual_filters
 def page_of_runs_as_of(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
 ) -> Select[tuple[object, ...]]:
@@ -195,7 +213,7 @@ EVENTS = (
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
 
 
-@lru_cache(FILTERS_KEPT)
+@_kept_for_usual_filters
 def page_of_versions(
     *, newest_first: bool, types: tuple[str, ...], by_actor: bool, by_attempt: bool, by_name: bool
 ) -> Select[tuple[int]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections import values
@@ -28,6 +28,8 @@ from projections.values import JsonObject
 from tests.javascript import exact
 from tests.projections.test_history import recorded
 from tests.strategies import History, histories, json_values, keys, metadata_objects, places, thorough
+
+quick = settings(thorough, max_examples=40)  # Each example looks at every place of its history.
 
 OTHER = "☃"  # A value that no history holds.
 
@@ -68,7 +70,7 @@ def state_of(events: list[Event]) -> JsonObject:
 # --- explain ---
 
 
-@thorough
+@quick
 @given(histories())
 def test_the_last_value_is_the_current_one_and_every_value_is_that_of_its_version(history: History) -> None:
     events = stream(history)
@@ -80,7 +82,7 @@ def test_the_last_value_is_the_current_one_and_every_value_is_that_of_its_versio
             assert spelled(one.value) == spelled(value_at(state_of(events[: one.event.version]), path))
 
 
-@thorough
+@quick
 @given(histories())
 def test_the_steps_are_the_events_that_the_history_of_the_key_shows(history: History) -> None:
     events = stream(history)
@@ -89,7 +91,7 @@ def test_the_steps_are_the_events_that_the_history_of_the_key_shows(history: His
         assert [one.event.version for one in steps_of(events, path)] == shown
 
 
-@thorough
+@quick
 @given(histories())
 def test_what_is_wiped_no_longer_counts(history: History) -> None:
     """After an event that wipes, the value would be the same had it been another one before."""
@@ -209,7 +211,7 @@ def test_the_effect_is_the_value_before_and_after(
     assert tuple(map(spelled, found)) == tuple(map(spelled, expected))
 
 
-@thorough
+@quick
 @given(histories())
 def test_what_was_there_before_an_event_is_what_the_event_before_it_left(history: History) -> None:
     events = stream(history)

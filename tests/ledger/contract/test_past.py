@@ -107,7 +107,7 @@ def some_filters(stream: list[Event], seed: int) -> list[Wanted]:
     chance = random.Random(seed)
     moments = [event.recorded_at for event in stream]
     found = [Wanted(), *(Wanted(key=parse_key(key)) for key in KEYS)]
-    for _ in range(12):
+    for _ in range(10):
         since, until = sorted(chance.choices(moments, k=2))
         options: dict[str, Any] = {
             "key": parse_key(chance.choice(KEYS)),
@@ -121,7 +121,7 @@ def some_filters(stream: list[Event], seed: int) -> list[Wanted]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_every_filter_in_both_orders_and_both_ways_agrees_with_a_fold_of_the_whole_run(
     log: Log, clock: Clock, seed: int
 ) -> None:
@@ -144,7 +144,7 @@ async def check_pages(
         return await log.entries(run_id, limit=limit, order=order, wanted=wanted, **cursor)
 
     assert await page(ALL) == HistoryPage([*expected], next=None, previous=None)
-    for limit in (1, 3, 7):
+    for limit in (2, 7):
         onwards: list[Any] = []
         found = await page(limit)
         starts = []
@@ -345,7 +345,7 @@ async def test_a_value_is_explained_at_every_version_and_page_by_page(log: Log, 
         stream = await events(log, run_id)
         known = states(stream)
         for key in map(parse_key, KEYS):
-            for version in (None, 1, len(stream) // 2):
+            for version in (None, len(stream) // 2):
                 last = version or len(stream)
                 expected = [
                     one
@@ -358,7 +358,7 @@ async def test_a_value_is_explained_at_every_version_and_page_by_page(log: Log, 
                 assert (whole.version, whole.previous) == (last, None)
                 assert spelled(whole.value) == spelled(value_at(known[last], key))
                 assert spelled(whole.value) == spelled(expected[-1].value if expected else ABSENT)
-                for limit in (1, 3):
+                for limit in (1, 4):
                     await check_explained_pages(log, run_id, key, version, limit, expected)
 
 
@@ -389,9 +389,7 @@ async def test_an_explanation_names_the_child_that_made_a_change(log: Log) -> No
     assert (only.event.actor, only.value) == ("ann", 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["100%", "a_b", "!", "A", '"', "\\", "\x00", "ü", "\u2028", "x" * 3_000, "'", "~1"]
-)
+@pytest.mark.parametrize("name", ["100%", "a_b!", "A", '"\\', "\x00", "ü\u2028", "x" * 3_000])
 async def test_keys_with_characters_that_a_search_could_misread_are_found(log: Log, name: str) -> None:
     await create(log, "run_1", metadata={name[:1]: 0})
     lookalikes = [name.upper(), name.lower(), name.replace("_", "x"), "100x", name[:-1] + "z"]
