@@ -3,8 +3,9 @@ The embedded engine: one SQLite file, shared by any number of threads and proces
 
 One thread writes, on one connection that nothing else touches: a whole group of requests costs one hop to that
 thread and one sync. A larger read costs one hop too: the whole of it, with all its statements and what is folded
-from them, is carried out in one of a few threads. The read of one head is answered on the spot, on a connection of
-the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty times that.
+from them, is carried out in the thread of one of a few aiosqlite connections. The read of one head is answered on
+the spot, on a connection of the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty
+times that.
 
 WAL with `synchronous=FULL`: a commit returns after the log is synced, and readers never wait for writers.
 """
@@ -16,10 +17,11 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import aiosqlite
 from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
@@ -65,8 +67,9 @@ class SqliteStore:
         self._path = path
         self._thread = thread
         self._writer: sqlite3.Connection | None = None
-        self._readers = ThreadPoolExecutor(max_workers=READERS_MAX, thread_name_prefix="ledger-reader")
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[_ReadingConnection] = []
+        self._turn = asyncio.Semaphore(READERS_MAX)
+        self._reads: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._point = _connect_reader(path)
         self._point.row_factory = None
@@ -97,7 +100,11 @@ class SqliteStore:
             return
         self._closed = True
         self._point.close()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_connections)
+        if self._reads:
+            await asyncio.wait(self._reads)
+        while self._idle:
+            await self._idle.pop().close()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
         self._thread.shutdown()
 
     async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
@@ -119,7 +126,10 @@ class SqliteStore:
         log could not be folded back into the file and would grow without end.
         """
         self._refuse_closed()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._view, work)
+        task = asyncio.create_task(self._read(work))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
@@ -132,33 +142,22 @@ class SqliteStore:
             _translate(error)
         return row
 
-    def _view(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
-        try:
-            # Whichever is free: there are as many as threads that ever read at once.
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._connect_reader()
-        try:
-            connection.execute("BEGIN")
-            result = _complete(work(Reader(connection)))
-        except sqlite3.Error as error:
-            connection.close()  # A connection that saw the storage fail is not trusted again.
-            _translate(error)
-        except BaseException:
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
-        return result
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        try:
-            return _connect_reader(self._path)
-        except sqlite3.Error as error:
-            _translate(error)
-
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        connection.execute("ROLLBACK")
-        self._idle.append(connection)
+    async def _read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
+        async with self._turn:
+            try:
+                connection = self._idle.pop() if self._idle else await _ReadingConnection.to(self._path)
+            except sqlite3.Error as error:
+                _translate(error)
+            try:
+                result = await connection.view(work)
+            except sqlite3.Error as error:
+                await connection.close()  # A connection that saw the storage fail is not trusted again.
+                _translate(error)
+            except BaseException:
+                self._idle.append(connection)
+                raise
+            self._idle.append(connection)
+            return result
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -179,12 +178,6 @@ class SqliteStore:
                 _translate(error)
             raise
         return result
-
-    def _close_connections(self) -> None:
-        self._readers.shutdown()
-        for connection in self._idle:
-            connection.close()
-        self._close_writer()
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -211,6 +204,22 @@ class SqliteTransaction:
         self._connection.executemany(_text(statement), rows)
 
 
+class _ReadingConnection(aiosqlite.Connection):
+    """A connection for reads, with a thread of its own. A whole read is one call of that thread."""
+
+    @classmethod
+    async def to(cls, path: Path) -> "_ReadingConnection":
+        """Connect to a file."""
+        connection = cls(partial(_connect_reader, path), iter_chunk_size=64)
+        await connection
+        return connection
+
+    async def view(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Carry out *work* within one transaction."""
+        result: _Result = await self._execute(_view, self._conn, work)  # type: ignore[no-untyped-call]
+        return result
+
+
 class Reader:
     """
     Reads on one connection, in one transaction.
@@ -233,6 +242,14 @@ class Reader:
         row = cursor.fetchone()
         cursor.close()
         return row
+
+
+def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
+    connection.execute("BEGIN")
+    try:
+        return _complete(work(Reader(connection)))
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:

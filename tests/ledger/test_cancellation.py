@@ -6,7 +6,6 @@ import random
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -166,11 +165,9 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
 
 
 async def every_reader_is_idle(ledger: Ledger) -> None:
-    """Meet all the readers' threads at once, which is possible only when none of them is at work."""
-    meeting = threading.Barrier(sqlite.READERS_MAX)
-    loop = asyncio.get_running_loop()
-    readers = ledger._store._readers
-    await asyncio.gather(*(loop.run_in_executor(readers, meeting.wait) for _ in range(sqlite.READERS_MAX)))
+    """Wait for every read that was begun, also those that nobody waits for any more."""
+    while ledger._store._reads:
+        await asyncio.wait(ledger._store._reads)
 
 
 async def test_a_read_that_fails_leaves_no_transaction_behind(
