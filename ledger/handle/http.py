@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx2
 
-from ledger.errors import NotFound, RunNotFound, Unreachable, WriteRefused
+from ledger.errors import BadCursor, NotFound, RunNotFound, Unreachable, WriteRefused
 from ledger.handle.records import Change, RunRecord
 from ledger.handle.requests import Answer, Request, run_path
+from ledger.run_ids import RUN_ID
 from projections.times import Microseconds, format_time
 from projections.values import JsonObject
 
@@ -93,14 +94,16 @@ class HttpBackend:
             "page[size]": limit,
             "page[after]": after,
         }
-        page = await self._read("/api/v1/runs", "", query)
+        page = await self._read("/api/v1/runs", None, query)
         return [RunRecord.of_json(run) for run in page["data"]]
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._http.aclose()
 
-    async def _read(self, path: str, run_id: str, query: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def _read(self, path: str, run_id: str | None, query: dict[str, Any] | None = None) -> dict[str, Any]:
+        if run_id is not None and not RUN_ID.fullmatch(run_id):  # It could lead to another route.
+            raise RunNotFound(run_id)
         given = {name: value for name, value in (query or {}).items() if value is not None}
         response = await self._ask("GET", path, params=given)
         body = _members(response)
@@ -108,9 +111,11 @@ class HttpBackend:
             return body
         match body.get("code"):
             case "run-not-found":
-                raise RunNotFound(run_id)
+                raise RunNotFound(str(run_id))
             case "version-not-found":
                 raise NotFound(body.get("detail"))
+            case "bad-cursor":
+                raise BadCursor(str((query or {}).get("page[after]")))
             case str() if response.status_code in {400, 422}:
                 raise ValueError(body.get("detail"))
         raise self._unusable(response, body)

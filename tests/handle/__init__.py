@@ -1,0 +1,1 @@
+"""Tests of the Python handle, on a server and on a database."""
