@@ -138,7 +138,7 @@ class Execution:
 
         Args:
             target: Whose metadata: `OWN`, `PARENT` or `ROOT`.
-            kind: `set`, `delete`, `append`, `remove`, `increment` or `update`.
+            kind: `set`, `delete`, `append`, `remove`, `increment`, `decrement` or `update`.
             key: Its key, None for `update`.
             value: Its value; not looked at for `delete`.
 
@@ -147,9 +147,12 @@ class Execution:
             BadPath: No operation may use the key.
             TypeError: The key is no text, or the value not of the kind that the operation needs.
         """
-        if key is not None:
-            _check_key(key, is_literal=kind == "delete") if type(key) is str else _refuse_key(key)
+        if kind != "update":
+            key = key if type(key) is str else _plain_key(key)
+            _check_key(key, is_literal=kind == "delete")
         text = None if kind == "delete" else _encoded(kind, key, value)
+        if kind == "decrement":
+            kind, text = "increment", _negative(str(text))
         outbox = self._outbox
         reported = Reported(outbox.target(target), kind, key, text, time.time_ns() // 1000)
         self._reporter.add(outbox, reported)
@@ -364,11 +367,11 @@ def begin_work(
     if parent is None and around is not None:
         parent, root = around.id, around.root or (around.id if around.parent is None else None)
     body = {
-        "id": run_id or new_run_id(),
+        "id": new_run_id() if run_id is None else run_id,
         "task": task,
         "parentRunId": parent,
         "metadata": values.load(encode({} if metadata is None else metadata)),
-        "tags": list(tags),
+        "tags": values.canonical(tags if isinstance(tags, str) else list(tags)),
         "payload": None if payload is None else values.load(encode(payload)),
         "status": status.value,
         "attempt": attempt or 1,
@@ -389,7 +392,7 @@ def begin_work(
     )
     outbox.waits_for_parent = waits_for_parent
     execution = Execution(reporter, outbox, around=around)
-    text = values.dump(body)  # type: ignore[arg-type]
+    text = values.dump(body)
     reporter.add_request(outbox, Request("create", outbox.run_id, text))
     begins = execution._begin if begins_again else execution._record  # noqa: SLF001 - Two halves of one thing.
     return execution, lambda: begins(attempt)
@@ -481,8 +484,8 @@ def _encoded(kind: str, key: str | None, value: object) -> str:
         text = encode(value)
     except BadValue as error:
         raise error.inside(f"{kind}({'' if key is None else repr(key)})") from None
-    if kind == "increment" and (text[0] not in "-0123456789" or isinstance(value, str)):
-        raise TypeError(f"increment({key!r}) takes a number, not {type(value).__name__}")
+    if kind in {"increment", "decrement"} and text[0] not in "-0123456789":
+        raise TypeError(f"{kind}({key!r}) takes a number, not {type(value).__name__}")
     if kind == "update" and text[0] != "{":
         raise TypeError(f"update takes an object, not {type(value).__name__}")
     return text
@@ -501,8 +504,17 @@ def _check_key(key: str, *, is_literal: bool) -> None:
     literal(key) if is_literal else parse_key(key)
 
 
-def _refuse_key(key: object) -> None:
-    raise TypeError(f"a key is text, not {type(key).__name__}")
+def _negative(number: str) -> str:
+    value = values.load(number)
+    assert isinstance(value, int | float)
+    return values.dump(-value)
+
+
+def _plain_key(key: object) -> str:
+    """The text of a key that is a kind of text, such as a member of a StrEnum."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, not {type(key).__name__}")
+    return str.__str__(key)
 
 
 def _faults(error: ValidationError) -> str:
