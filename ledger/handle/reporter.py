@@ -368,10 +368,12 @@ class Reporter:
         if outbox is not None:
             with self.lock:
                 outbox.refuse(refusal)
+                outbox.view.is_known = False
 
     def _refuse(self, outbox: Outbox, refusal: WriteRefused) -> None:
         with self.lock:
             outbox.refuse(refusal)
+            outbox.view.is_known = False  # It shows what was not accepted.
         self._warn(f"{outbox.run_id} {refusal.code}", "run %s: not accepted: %s", outbox.run_id, refusal)
 
     def _do_not_keep(self, outbox: Outbox, reason: str, operations: int) -> None:
