@@ -67,7 +67,7 @@ def configure(
     }
     if target is not None:
         given["url" if target.startswith(("http://", "https://")) else "database_url"] = target
-        _load(given)  # Refused before anything is let go of.
+        _check(_load(given))  # Refused before anything is let go of.
     with _lock:
         close()
         _chosen = given if target is not None else {}
@@ -125,6 +125,13 @@ def _load(given: dict[str, Any]) -> Any:
     if given.get("database_url") is not None:  # What the program chose wins over the environment variables.
         return settings.model_copy(update={"url": None})
     return settings
+
+
+def _check(settings: Any) -> None:
+    if settings.url is None:
+        from ledger.handle.embedded import absolute
+
+        absolute(settings.database_url)
 
 
 def _make() -> Reporter:
