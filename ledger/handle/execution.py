@@ -291,7 +291,7 @@ class Execution:
             return None
         try:
             text = encode(output)
-        except BadValue as error:
+        except Exception as error:  # noqa: BLE001 - Values of other libraries may fail in their own ways.
             _logger.warning("the output of run %s is not recorded: %s", self.id, error)
             return None
         if size_bytes(text) > PAYLOAD_BYTES_MAX:
@@ -467,12 +467,19 @@ def error_members(error: BaseException | str | JsonObject | None) -> str | None:
     if isinstance(error, BaseException):
         trace = "".join(traceback.format_exception(error))
         members: JsonObject = {
-            "message": _shown(str(error)),
+            "message": _shown(_text_of(error)),
             "name": type(error).__name__,
             "stackTrace": _shown(trace),
         }
         return values.dump(members)
     return values.dump({"message": _shown(error)} if isinstance(error, str) else error)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - Whatever it is, the run ends.
+        return "the error has no text that could be read"
 
 
 def _shown(text: str) -> str:
