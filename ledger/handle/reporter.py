@@ -76,6 +76,7 @@ class Reporter:
         self._recovering: asyncio.Task[None] | None = None
         self._away = False
         self._closed = False
+        self._suspended = False  # What runs has ended, and nothing more begins.
         self._looked = False
         self._queued = 0
         self._queued_bytes = 0
@@ -174,6 +175,8 @@ class Reporter:
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> "Future[_Result]":
         async def tracked() -> _Result:
+            if self._suspended:
+                raise asyncio.CancelledError
             result: _Result = await self._task(work())
             return result
 
@@ -205,21 +208,18 @@ class Reporter:
         """
         with self.lock:
             self._closed = True
-        if self._background.is_running:
-            self._background.submit(self._close(deadline_s)).result()
-            self._background.stop()
+        self._background.end(lambda: self._close(deadline_s))
 
     def suspend(self) -> None:
         """Before a fork: let go of thread, sockets and files, keep what is to be delivered."""
-        if self._background.is_running:
-            self._background.submit(self._suspend()).result()
-            self._background.stop()
+        self._background.pause(self._suspend)
         self.lock.acquire()
 
     def resume(self) -> None:
         """After a fork, in the process that forked: go on."""
         self._renew()
         self.lock.release()
+        self._background.go_on()
         for outbox in list(self._outboxes.values()):
             if outbox.items or outbox.requests:
                 self._background.call(self._plan, outbox)
@@ -268,7 +268,7 @@ class Reporter:
         loop.call_at(due, self._begin_delivery, outbox)
 
     def _begin_delivery(self, outbox: Outbox) -> None:
-        if outbox.items or outbox.requests:
+        if (outbox.items or outbox.requests) and not self._suspended:
             self._task(self._deliver_safely(outbox))
 
     async def _deliver_safely(self, outbox: Outbox) -> None:
@@ -471,21 +471,22 @@ class Reporter:
         await self._backend.close()
 
     async def _suspend(self) -> None:
+        self._suspended = True
         await self._cancel()
         await self._backend.close()
 
     async def _cancel(self) -> None:
         """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := self._tasks - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
 
     def _renew(self) -> None:
         """Begin again with nothing open."""
         self._backend = self._make_backend()
         self._backlog = self._new_backlog()
+        self._suspended = False
         self._tasks = set()
         self._recovering = None
         self._looked = False
