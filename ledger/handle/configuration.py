@@ -121,8 +121,9 @@ def _load(given: dict[str, Any]) -> Any:
 
     inherited = {name.removeprefix(PREFIX).lower(): value for name, value in current.inherited().items()}
     chosen = {name: value for name, value in given.items() if value is not None}
-    settings = load_settings(**{**inherited, **chosen})
-    if given.get("database_url") is not None:  # What the program chose wins over the environment variables.
+    decided = {**inherited, **chosen}
+    settings = load_settings(**decided)
+    if "database_url" in decided and "url" not in decided:  # It wins over the environment variables.
         return settings.model_copy(update={"url": None})
     return settings
 

@@ -167,8 +167,8 @@ def absolute(url: str) -> str:
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadSettings(
-            f"{url!r} is neither the address of a server, such as http://127.0.0.1:8420, nor the URL of a database, "
-            "such as sqlite+aiosqlite:///run-ledger.db"
+            f"{url!r} is neither the address of a server, such as http://127.0.0.1:8420, "
+            "nor the URL of a database, such as sqlite+aiosqlite:///run-ledger.db"
         ) from error
     if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
         parsed = parsed.set(database=str(Path(parsed.database).absolute()))

@@ -39,7 +39,7 @@ class HttpBackend:
         # A key names its environment and itself before its secret.
         owner = environment if api_key is None else "_".join(api_key.split("_")[:3])
         self.destination = f"{url.rstrip('/')}#{owner}"
-        self.variables = {"RUN_LEDGER_URL": url}
+        self.variables = {"RUN_LEDGER_URL": url, "RUN_LEDGER_ENVIRONMENT": environment}
         if api_key is not None:
             self.variables["RUN_LEDGER_API_KEY"] = api_key
 

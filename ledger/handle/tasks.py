@@ -107,8 +107,8 @@ class Task(Generic[_Arguments, _Returned]):
     def __init__(self, function: Callable[_Arguments, _Returned], name: str | None = None) -> None:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{getattr(function, '__name__', 'it')} is a generator, and a task is a function that runs to its end; "
-                "let a task loop over the generator"
+                f"{getattr(function, '__name__', 'it')} is a generator, and a task is a function that runs "
+                "to its end; let a task loop over the generator"
             )
         functools.update_wrapper(self, function)
         self.function = function

@@ -4,13 +4,13 @@ import asyncio
 import functools
 import logging
 import threading
-import time
 from typing import Any
 
 import pytest
 
-from ledger import metadata, run, runs, task
+from ledger import configure, metadata, run, runs, task
 from ledger.errors import WriteRefused
+from ledger.handle import tasks
 from ledger.handle.tasks import Handle
 from projections.errors import BadValue
 from tests.handle.places import Place, until
@@ -384,8 +384,6 @@ async def test_many_async_runs_at_once_do_not_mix(place: Place) -> None:
 
 def test_runs_that_wait_for_runs_do_not_wait_for_each_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than there are threads."""
-    from ledger.handle import tasks
-
     monkeypatch.setattr(tasks, "THREADS_MAX", 2)
 
     @task
@@ -413,8 +411,6 @@ def test_triggered_functions_run_at_the_same_time(place: Place) -> None:
 
 
 def test_configure_waits_for_what_was_triggered(place: Place) -> None:
-    from ledger import configure
-
     go = threading.Event()
 
     @task
@@ -424,7 +420,7 @@ def test_configure_waits_for_what_was_triggered(place: Place) -> None:
 
     handle = work.trigger_sync()
     until(lambda: place.status(handle.id) == "EXECUTING")
-    threading.Thread(target=lambda: (time.sleep(0.05), go.set())).start()
+    threading.Timer(0.05, go.set).start()
     configure(None)
     assert place.metadata(handle.id) == {"late": True}
     assert place.status(handle.id) == "COMPLETED"
