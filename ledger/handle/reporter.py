@@ -14,7 +14,6 @@ in there goes out in its order before anything newer about the same run does.
 import asyncio
 import logging
 import random
-import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
@@ -74,7 +73,8 @@ class Reporter:
         self._background = Background()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovering: asyncio.Task[None] | None = None
-        self._away = False
+        self._away = False  # What is reported goes to the spool at once.
+        self._has_said_away = False
         self._closed = False
         self._suspended = False  # What runs has ended, and nothing more begins.
         self._looked = False
@@ -320,6 +320,7 @@ class Reporter:
             _logger.exception("a report about run %s could not be sent", outbox.run_id)
             self._on_refusal(outbox, request, unforeseen(request, error))
         else:
+            self._came_back()
             self._done(outbox)
             self._acknowledge(outbox, answer)
 
@@ -415,11 +416,18 @@ class Reporter:
                 self._recover()
 
     def _went_away(self, error: Unreachable) -> None:
-        if not self._away:
-            self._away = True
+        self._away = True
+        if not self._has_said_away:
+            self._has_said_away = True
             _logger.warning(
                 "%s; what is reported is kept in %s until it can be delivered", error, self._backlog.spool.path
             )
+
+    def _came_back(self) -> None:
+        self._away = False
+        if self._has_said_away:
+            self._has_said_away = False
+            _logger.warning("the ledger answers again; what was kept has been delivered")
 
     def _recover(self) -> None:
         """See to it that the spools are delivered."""
@@ -429,18 +437,17 @@ class Reporter:
     async def _deliver_spools_in_time(self) -> None:
         delay = RETRY_S
         while True:
+            before = self._backlog.delivered
             try:
                 left = await self._backlog.deliver()
             except Unreachable as error:
                 self._went_away(error)
-            except (OSError, sqlite3.Error) as error:
-                self._warn("unreadable", "a spool in %s cannot be read: %s", self._folder, error)
             except Exception:  # Whatever it is, reporting goes on.
                 _logger.exception("what waits in %s could not be delivered", self._folder)
             else:
-                if self._away:
-                    self._away = False
-                    _logger.warning("the ledger answers again; what was kept has been delivered")
+                self._away = False
+                if self._backlog.delivered > before:
+                    self._came_back()
                 if not left:
                     return
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - So that many do not come at once.
@@ -452,7 +459,7 @@ class Reporter:
             self._recovering.cancel()
             with suppress(asyncio.CancelledError):
                 await self._recovering
-            with suppress(Unreachable, OSError, sqlite3.Error):
+            with suppress(Unreachable):
                 await self._backlog.deliver()
 
     # --- letting go ---
