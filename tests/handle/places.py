@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,18 +84,18 @@ class Place:
 
 def rows(path: Path, statement: str, *parameters: object) -> list[dict[str, Any]]:
     """Rows of an SQLite file."""
-    with closing(sqlite3.connect(path, timeout=PATIENCE_S)) as connection:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=PATIENCE_S)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(statement, parameters)]
 
 
 def waiting(folder: Path) -> list[dict[str, Any]]:
     """What all spools in a folder hold."""
-    return [
-        row
-        for path in sorted(folder.glob("spool-*.db"))
-        for row in rows(path, "SELECT * FROM entries ORDER BY number, part")
-    ]
+    found = []
+    for path in sorted(folder.glob("spool-*.db")):
+        with suppress(sqlite3.OperationalError):  # It is being made, or was just removed.
+            found += rows(path, "SELECT * FROM entries ORDER BY number, part")
+    return found
 
 
 def until(condition: Callable[[], Any], what: str = "") -> Any:
