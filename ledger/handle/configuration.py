@@ -67,7 +67,7 @@ def configure(
     }
     if target is not None:
         given["url" if target.startswith(("http://", "https://")) else "database_url"] = target
-        _load(given)  # Refused before anything is let go of.
+        _check(_load(given))  # Refused before anything is let go of.
     with _lock:
         close()
         _chosen = given if target is not None else {}
@@ -121,10 +121,18 @@ def _load(given: dict[str, Any]) -> Any:
 
     inherited = {name.removeprefix(PREFIX).lower(): value for name, value in current.inherited().items()}
     chosen = {name: value for name, value in given.items() if value is not None}
-    settings = load_settings(**{**inherited, **chosen})
-    if given.get("database_url") is not None:  # What the program chose wins over the environment variables.
+    decided = {**inherited, **chosen}
+    settings = load_settings(**decided)
+    if "database_url" in decided and "url" not in decided:  # It wins over the environment variables.
         return settings.model_copy(update={"url": None})
     return settings
+
+
+def _check(settings: Any) -> None:
+    if settings.url is None:
+        from ledger.handle.embedded import absolute
+
+        absolute(settings.database_url)
 
 
 def _make() -> Reporter:

@@ -138,7 +138,7 @@ class Execution:
 
         Args:
             target: Whose metadata: `OWN`, `PARENT` or `ROOT`.
-            kind: `set`, `delete`, `append`, `remove`, `increment` or `update`.
+            kind: `set`, `delete`, `append`, `remove`, `increment`, `decrement` or `update`.
             key: Its key, None for `update`.
             value: Its value; not looked at for `delete`.
 
@@ -147,9 +147,12 @@ class Execution:
             BadPath: No operation may use the key.
             TypeError: The key is no text, or the value not of the kind that the operation needs.
         """
-        if key is not None:
-            _check_key(key, is_literal=kind == "delete") if type(key) is str else _refuse_key(key)
+        if kind != "update":
+            key = key if type(key) is str else _plain_key(key)
+            _check_key(key, is_literal=kind == "delete")
         text = None if kind == "delete" else _encoded(kind, key, value)
+        if kind == "decrement":
+            kind, text = "increment", _negative(str(text))
         outbox = self._outbox
         reported = Reported(outbox.target(target), kind, key, text, time.time_ns() // 1000)
         self._reporter.add(outbox, reported)
@@ -288,7 +291,7 @@ class Execution:
             return None
         try:
             text = encode(output)
-        except BadValue as error:
+        except Exception as error:  # noqa: BLE001 - Values of other libraries may fail in their own ways.
             _logger.warning("the output of run %s is not recorded: %s", self.id, error)
             return None
         if size_bytes(text) > PAYLOAD_BYTES_MAX:
@@ -364,11 +367,11 @@ def begin_work(
     if parent is None and around is not None:
         parent, root = around.id, around.root or (around.id if around.parent is None else None)
     body = {
-        "id": run_id or new_run_id(),
+        "id": new_run_id() if run_id is None else run_id,
         "task": task,
         "parentRunId": parent,
         "metadata": values.load(encode({} if metadata is None else metadata)),
-        "tags": list(tags),
+        "tags": values.canonical(tags if isinstance(tags, str) else list(tags)),
         "payload": None if payload is None else values.load(encode(payload)),
         "status": status.value,
         "attempt": attempt or 1,
@@ -389,7 +392,7 @@ def begin_work(
     )
     outbox.waits_for_parent = waits_for_parent
     execution = Execution(reporter, outbox, around=around)
-    text = values.dump(body)  # type: ignore[arg-type]
+    text = values.dump(body)
     reporter.add_request(outbox, Request("create", outbox.run_id, text))
     begins = execution._begin if begins_again else execution._record  # noqa: SLF001 - Two halves of one thing.
     return execution, lambda: begins(attempt)
@@ -464,12 +467,19 @@ def error_members(error: BaseException | str | JsonObject | None) -> str | None:
     if isinstance(error, BaseException):
         trace = "".join(traceback.format_exception(error))
         members: JsonObject = {
-            "message": _shown(str(error)),
+            "message": _shown(_text_of(error)),
             "name": type(error).__name__,
             "stackTrace": _shown(trace),
         }
         return values.dump(members)
     return values.dump({"message": _shown(error)} if isinstance(error, str) else error)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - Whatever it is, the run ends.
+        return "the error has no text that could be read"
 
 
 def _shown(text: str) -> str:
@@ -481,8 +491,8 @@ def _encoded(kind: str, key: str | None, value: object) -> str:
         text = encode(value)
     except BadValue as error:
         raise error.inside(f"{kind}({'' if key is None else repr(key)})") from None
-    if kind == "increment" and (text[0] not in "-0123456789" or isinstance(value, str)):
-        raise TypeError(f"increment({key!r}) takes a number, not {type(value).__name__}")
+    if kind in {"increment", "decrement"} and text[0] not in "-0123456789":
+        raise TypeError(f"{kind}({key!r}) takes a number, not {type(value).__name__}")
     if kind == "update" and text[0] != "{":
         raise TypeError(f"update takes an object, not {type(value).__name__}")
     return text
@@ -501,8 +511,17 @@ def _check_key(key: str, *, is_literal: bool) -> None:
     literal(key) if is_literal else parse_key(key)
 
 
-def _refuse_key(key: object) -> None:
-    raise TypeError(f"a key is text, not {type(key).__name__}")
+def _negative(number: str) -> str:
+    value = values.load(number)
+    assert isinstance(value, int | float)
+    return values.dump(-value)
+
+
+def _plain_key(key: object) -> str:
+    """The text of a key that is a kind of text, such as a member of a StrEnum."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, not {type(key).__name__}")
+    return str.__str__(key)
 
 
 def _faults(error: ValidationError) -> str:

@@ -109,13 +109,15 @@ class Runs:
         Raises:
             RunNotFound: There is no such run.
             NotFound: It has no such version, or did not exist then.
-            ValueError: Both are given, or the moment has no zone.
+            ValueError: Both are given, the version is below 1, or the moment has no zone.
         """
         from ledger.handle.configuration import reporter
         from projections.times import parse_time
 
         if version is not None and at is not None:
             raise ValueError("ask for a version or for a moment, not for both")
+        if version is not None and version < 1:
+            raise ValueError(f"versions are 1 and above, not {version}")
         moment = None if at is None else parse_time(at)
         return await reporter().backend.metadata(run_id, version, moment)
 
@@ -130,11 +132,13 @@ class Runs:
 
         Raises:
             RunNotFound: There is no such run.
-            ValueError: The limit is out of its range.
+            ValueError: The limit is out of its range, or *after* below 0.
         """
         from ledger.handle.configuration import reporter
 
         _check_limit(limit, HISTORY_MAX)
+        if after < 0:
+            raise ValueError(f"after must be a version, 0 for all of them, not {after}")
         return await reporter().backend.history(run_id, after, limit)
 
     retrieve = _awaited(_retrieve)

@@ -1,7 +1,6 @@
-"""Tests here may be coroutines; every test has an event loop of its own, which its fixtures share."""
+"""Every test has an event loop of its own, which its fixtures share."""
 
 import asyncio
-import inspect
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,17 +12,6 @@ from ledger.ledger import Ledger, Log
 from tests.ledger.support import Clock, Database
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
-    runner = pyfuncitem.funcargs["runner"]
-    assert isinstance(runner, asyncio.Runner)
-    runner.run(pyfuncitem.obj(**arguments))
-    return True
 
 
 @pytest.fixture(autouse=True)
