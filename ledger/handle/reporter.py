@@ -76,6 +76,8 @@ class Reporter:
         self._recovering: asyncio.Task[None] | None = None
         self._away = False
         self._closed = False
+        self._suspended = False
+        self._gate = threading.RLock()  # Held while this process forks: nothing new begins.
         self._looked = False
         self._queued = 0
         self._queued_bytes = 0
@@ -109,7 +111,7 @@ class Reporter:
                 outbox.view.add(operation)
             wake = self._note(outbox)
         if wake:
-            self._background.call(self._plan, outbox)
+            self._call(outbox)
         if self.after_add is not None:
             self.after_add()
 
@@ -124,7 +126,7 @@ class Reporter:
             self._queued_bytes += len(request.body)
             wake = self._note(outbox)
         if wake:
-            self._background.call(self._plan, outbox)
+            self._call(outbox)
 
     def open(self, outbox: Outbox) -> Outbox:
         """Take up an outbox, so that it is told what becomes of its reports later on."""
@@ -178,8 +180,13 @@ class Reporter:
             result: _Result = await self._task(work())
             return result
 
-        self._refuse_closed()
-        return self._background.submit(tracked())
+        with self._gate:
+            self._refuse_closed()
+            return self._background.submit(tracked())
+
+    def _call(self, outbox: Outbox) -> None:
+        with self._gate:
+            self._background.call(self._plan, outbox)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -212,6 +219,7 @@ class Reporter:
 
     def suspend(self) -> None:
         """Before a fork: let go of thread, sockets and files, keep what is to be delivered."""
+        self._gate.acquire()
         if self._background.is_running:
             self._background.submit(self._suspend()).result()
             self._background.stop()
@@ -221,9 +229,10 @@ class Reporter:
         """After a fork, in the process that forked: go on."""
         self._renew()
         self.lock.release()
+        self._gate.release()
         for outbox in list(self._outboxes.values()):
             if outbox.items or outbox.requests:
-                self._background.call(self._plan, outbox)
+                self._call(outbox)
 
     def begin_anew(self) -> None:
         """After a fork, in the new process: what the other one reported is the other one's to deliver."""
@@ -234,6 +243,7 @@ class Reporter:
         self._told.clear()
         self._background = Background()
         self.lock = threading.Lock()
+        self._gate = threading.RLock()
         self._renew()
 
     # --- in the background thread ---
@@ -269,7 +279,7 @@ class Reporter:
         loop.call_at(due, self._begin_delivery, outbox)
 
     def _begin_delivery(self, outbox: Outbox) -> None:
-        if outbox.items or outbox.requests:
+        if (outbox.items or outbox.requests) and not self._suspended:
             self._task(self._deliver_safely(outbox))
 
     async def _deliver_safely(self, outbox: Outbox) -> None:
@@ -470,21 +480,22 @@ class Reporter:
         await self._backend.close()
 
     async def _suspend(self) -> None:
+        self._suspended = True
         await self._cancel()
         await self._backend.close()
 
     async def _cancel(self) -> None:
         """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := self._tasks - {asyncio.current_task()}:  # One that ends may begin another.
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
 
     def _renew(self) -> None:
         """Begin again with nothing open."""
         self._backend = self._make_backend()
         self._backlog = self._new_backlog()
+        self._suspended = False
         self._tasks = set()
         self._recovering = None
         self._looked = False
