@@ -1,11 +1,13 @@
 """The ledger behind a server."""
 
 import json
+import logging
 from typing import Any
 
 import httpx2
 
 from ledger.errors import NotFound, RunNotFound, Unreachable, WriteRefused
+from ledger.handle import inherit
 from ledger.handle.records import Change, RunRecord
 from ledger.handle.requests import Answer, Request, run_path
 from projections.times import Microseconds, format_time
@@ -18,6 +20,14 @@ CONNECT_S = 2  # seconds for a connection
 _PASSING = frozenset({"foreign-host", "forwarded", "no-such-route"})
 _REFUSALS = frozenset({400, 404, 412, 413, 415, 422})
 _NOT_CARRIED_OUT = frozenset({401, 403, 404, 421, 429, 503, 507})
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.threadName != inherit.THREAD
+
+
+# It tells of every request, and nobody wants that between the lines that a job logs.
+logging.getLogger("httpx2").addFilter(_is_not_ours)
 
 
 class HttpBackend:
