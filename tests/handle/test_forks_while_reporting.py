@@ -7,8 +7,8 @@ from pathlib import Path
 from ledger import configure, run, runs
 from tests.api.server import serving
 
-FORKS = 40
-REPORTS_PER_FORK = 25
+FORKS = 15
+REPORTS_PER_FORK = 60
 
 
 def test_threads_that_report_and_read_do_not_notice_forks(tmp_path: Path) -> None:
