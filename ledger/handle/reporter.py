@@ -447,7 +447,7 @@ class Reporter:
             except Exception:  # Whatever it is, reporting goes on.
                 _logger.exception("what waits in %s could not be delivered", self._folder)
             else:
-                if self._away:
+                if self._away and not self._backlog.is_elsewhere:
                     self._away = False
                     _logger.warning("the ledger answers again; what was kept has been delivered")
                 if not left:
