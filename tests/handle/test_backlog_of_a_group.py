@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from ledger.errors import Unreachable
 from ledger.handle.backlog import Backlog
 from ledger.handle.http import HttpBackend
@@ -18,12 +20,8 @@ def test_a_process_that_finds_another_one_at_it_learns_nothing_about_the_ledger(
             assert ours
             assert await backlog.deliver() == 1
             assert backlog.is_elsewhere
-        try:
+        with pytest.raises(Unreachable):
             await backlog.deliver()
-        except Unreachable:
-            assert not backlog.is_elsewhere
-        else:
-            raise AssertionError("nothing answers there")
         await backend.close()
 
     asyncio.run(deliver())

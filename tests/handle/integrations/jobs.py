@@ -1,5 +1,8 @@
 """The tasks that the tests of the Celery integration have executed, and the app of their workers."""
 
+# mypy: disable-error-code="untyped-decorator"
+
+import json
 import os
 import signal
 import sys
@@ -12,7 +15,6 @@ from celery import Celery, Task, chord
 from celery.backends.filesystem import FilesystemBackend
 from celery.exceptions import Ignore, Reject
 from kombu.transport import filesystem
-from kombu.utils.json import dumps
 
 from ledger import metadata, run
 from ledger.integrations.celery import install
@@ -21,22 +23,22 @@ FOLDER = Path(os.environ.get("JOBS_FOLDER", "."))
 GIVE_UP_S = 60  # seconds after which a task that should have been ended ends by itself
 
 
-def _written_at_once(path: str | bytes, text: str | bytes) -> None:
+def _written_at_once(path: Path, text: str | bytes) -> None:
     """Nobody shall read half a file."""
-    new = os.fsencode(path) + b".new"
-    Path(os.fsdecode(new)).write_bytes(text.encode() if isinstance(text, str) else text)
-    os.replace(new, os.fsencode(path))
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(text.encode() if isinstance(text, str) else text)
+    new.replace(path)
 
 
-class Channel(filesystem.Channel):  # type: ignore[misc]
+class Channel(filesystem.Channel):
     """Kombu's own writes a message while others may take it already."""
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:
+    def _put(self, queue: str, message: Any, **_: Any) -> None:
         name = f"{time.monotonic_ns()}_{uuid4()}.{queue}.msg"
-        _written_at_once(os.path.join(self.data_folder_out, name), dumps(payload))
+        _written_at_once(Path(self.data_folder_out) / name, json.dumps(message))
 
 
-class Transport(filesystem.Transport):  # type: ignore[misc]
+class Transport(filesystem.Transport):
     """A broker made of files."""
 
     Channel = Channel
@@ -46,7 +48,7 @@ class Results(FilesystemBackend):  # type: ignore[misc]
     """As with the messages."""
 
     def set(self, key: Any, value: Any) -> None:
-        _written_at_once(self._filename(key), value)
+        _written_at_once(Path(os.fsdecode(self._filename(key))), value)
 
 
 def connected(app: Celery, folder: Path) -> Celery:
@@ -137,17 +139,21 @@ def make_chord() -> str:
     return str(result.id)
 
 
+def _fail(reason: str) -> None:
+    raise OSError(reason)
+
+
 @app.task(name="jobs.flaky", bind=True, max_retries=3)
 def flaky(self: "Task[Any, Any]", failures: int) -> int:
     metadata.append("attempts", run.attempt)
     if self.request.retries < failures:
         try:
-            raise OSError(f"failure {self.request.retries + 1}")
+            _fail(f"failure {self.request.retries + 1}")
         except OSError as error:
             raise self.retry(exc=error, countdown=0) from error
         finally:
             metadata.append("after", run.attempt)
-    return self.request.retries
+    return int(self.request.retries)
 
 
 @app.task(name="jobs.flaky_and_killed", bind=True, acks_late=True, reject_on_worker_lost=True)

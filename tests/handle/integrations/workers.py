@@ -48,9 +48,9 @@ class Worker:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "worker.log").open("w")
+        options = f"-P {pool} -c {count} -l INFO -n w{os.getpid()}@test --without-gossip --without-mingle"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker", "-P", pool, "-c", str(count), "-l", "INFO"]
-            + ["--without-gossip", "--without-mingle", "--without-heartbeat", "-n", f"w{os.getpid()}@test"],
+            [sys.executable, "-m", "celery", "-A", app, "worker", *options.split(), "--without-heartbeat"],
             env=environment(
                 JOBS_FOLDER=str(folder),
                 RUN_LEDGER_SPOOL_DIR=str(folder / "spool"),
