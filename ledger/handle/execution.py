@@ -482,22 +482,29 @@ def begin(
     return execution
 
 
-def conclude(run_id: str, status: Status, error: BaseException | str | JsonObject | None = None) -> None:
+def conclude(
+    run_id: str,
+    status: Status,
+    error: BaseException | str | JsonObject | None = None,
+    *,
+    attempt: int | None = None,
+) -> None:
     """
-    Say how a run ended whose own process cannot say it: it is gone, or was told to go.
+    Say how an attempt ended whose own process cannot say it: it is gone, or was told to go.
 
     What is said is durable when this returns. Nothing happens where the run is over already, or unknown.
 
     Args:
         run_id: The run.
-        status: How it ended.
+        status: The run's status from now on.
         error: What went wrong.
+        attempt: The attempt that ended, None for the current one; nothing happens where a later one began.
 
     Raises:
         BadSettings: A setting cannot be used.
     """
     reporter = configuration.reporter()
-    outbox = Outbox(run_id)
+    outbox = Outbox(run_id, attempt=attempt)
     try:
         known = reporter.wait(lambda: reporter.backend.retrieve(run_id))
     except RunNotFound:
@@ -506,7 +513,7 @@ def conclude(run_id: str, status: Status, error: BaseException | str | JsonObjec
     except Unreachable as reason:
         _logger.warning("the state of run %s is not known here: %s", run_id, reason)
     else:
-        if known.is_finished:
+        if known.is_finished or (attempt is not None and attempt < known.attempt):
             return
         outbox.attempt = known.attempt
     Execution(reporter, outbox).finish(status, error=error)

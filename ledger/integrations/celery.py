@@ -151,6 +151,7 @@ class _Integration:
             signals.task_prerun: self._on_prerun,
             signals.task_postrun: self._on_postrun,
             signals.task_failure: self._on_failure,
+            signals.task_retry: self._on_retry,
             signals.task_revoked: self._on_revoked,
         }
         for sent, receiver in self._receivers.items():
@@ -219,11 +220,21 @@ class _Integration:
     @_safely
     def _on_failure(self, sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
         """A task failed. Where its own process could say so, it does; else it is gone."""
-        if not self._is_for_us(sender) or self._is_left_out(sender.name) or os.getpid() != _worker_process:
-            return
-        if any(attempt.task_id == task_id for attempt in _here.attempts):
-            return
-        _concluding().submit(_conclude, task_id, _status_of(exception), exception)
+        if self._is_gone(sender, task_id):
+            _concluding().submit(_conclude, task_id, _status_of(exception), exception)
+
+    @_safely
+    def _on_retry(self, sender: Any, request: Any, reason: Any, **_: Any) -> None:
+        """A task is to be retried, which its own process says too, unless it is gone."""
+        if self._is_gone(sender, request.id):
+            attempt = (request.retries or 0) + 1
+            _concluding().submit(_conclude, request.id, Status.QUEUED, reason.exc or str(reason), attempt=attempt)
+
+    def _is_gone(self, task: Any, task_id: str) -> bool:
+        """Whether a task is executed nowhere any more, and this is the worker's main process."""
+        if not self._is_for_us(task) or self._is_left_out(task.name) or os.getpid() != _worker_process:
+            return False
+        return all(attempt.task_id != task_id for attempt in _here.attempts)
 
     @_safely
     def _on_revoked(
@@ -387,8 +398,8 @@ def _status_of(error: BaseException) -> Status:
 
 
 @_safely
-def _conclude(task_id: str, status: Status, error: BaseException | str) -> None:
-    conclude(task_id, status, error)
+def _conclude(task_id: str, status: Status, error: BaseException | str, *, attempt: int | None = None) -> None:
+    conclude(task_id, status, error, attempt=attempt)
 
 
 @_safely

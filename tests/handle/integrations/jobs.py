@@ -33,9 +33,9 @@ def _written_at_once(path: Path, text: str | bytes) -> None:
 class Channel(filesystem.Channel):
     """Kombu's own writes a message while others may take it already."""
 
-    def _put(self, queue: str, message: Any, **_: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]
         name = f"{time.monotonic_ns()}_{uuid4()}.{queue}.msg"
-        _written_at_once(Path(self.data_folder_out) / name, json.dumps(message))
+        _written_at_once(Path(self.data_folder_out) / name, json.dumps(payload))
 
 
 class Transport(filesystem.Transport):
@@ -181,6 +181,14 @@ def endless() -> None:
 @app.task(name="jobs.killed")
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="jobs.retried_when_lost", retry_on_worker_lost=True, default_retry_delay=1)
+def retried_when_lost() -> None:
+    metadata.append("attempts", run.attempt)
+    metadata.flush()
+    if is_first(f"{run.id}-killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(name="jobs.exits")

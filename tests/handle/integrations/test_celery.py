@@ -282,6 +282,20 @@ def test_a_process_that_is_lost_for_good_crashes_the_run(bench: Bench) -> None:
     assert found[1].metadata == {"progress": 0.5}
 
 
+def test_a_retry_that_the_worker_asks_for_is_an_attempt_with_the_same_parent(
+    bench: Bench, publisher: Celery
+) -> None:
+    with run("nightly") as nightly:
+        record = bench.run("retried_when_lost", app=publisher)
+    assert (record.parent, record.metadata) == (nightly.id, {"attempts": [1, 2]})
+    assert [(status, attempt) for status, attempt, _ in steps(record.id)] == [
+        ("EXECUTING", 1),
+        ("QUEUED", 1),
+        ("EXECUTING", 2),
+        ("COMPLETED", 2),
+    ]
+
+
 def test_time_limits_end_the_run_as_timed_out(bench: Bench) -> None:
     hard = bench.send("endless", time_limit=1)
     soft = bench.send("endless", soft_time_limit=1)
@@ -408,6 +422,8 @@ def test_nothing_is_lost_and_nothing_counts_twice_while_the_server_is_away(tmp_p
         assert away.get(timeout=30) == 6
         flaky = results.send_task("jobs.flaky", [1])
         assert flaky.get(timeout=30) == 1
+        lost = results.send_task("jobs.killed")
+        assert "SIGKILL" in str(lost.get(timeout=30, propagate=False))
         eventually(lambda: "kept in" in worker.log(), "the worker notices", worker.log)
         with serving(tmp_path / "ledger.db", "--port", str(first.port)) as server:
             configure(server.url, spool_dir=tmp_path / "spool")
