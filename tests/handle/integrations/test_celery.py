@@ -113,7 +113,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             variables = {"RUN_LEDGER_DATABASE_URL": target}
         configure(target, spool_dir=folder / "spool", flush_interval_s=0.05)
         stack.callback(configure, None)
-        yield Bench(stack.enter_context(working(folder / "worker", gently=True, **variables)))
+        yield Bench(stack.enter_context(working(folder / "worker", gently=request.param == "server", **variables)))
 
 
 # --- parents and children ---
@@ -399,6 +399,7 @@ def test_other_pools_do_the_same(pool: str, results: str | None, tmp_path: Path)
             assert bench.wait(parent, lambda found: found.metadata.get("done") == 5)
             assert [child.task for child in bench.children(maker, 4)].count("jobs.total") == 1
             assert bench.wait(failed).status == "FAILED"
+            assert bench.wait(flaky).attempt == 3
             assert [attempt for status, attempt, _ in steps(flaky) if status == "EXECUTING"] == [1, 2, 3]
     finally:
         configure(None)
