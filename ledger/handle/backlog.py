@@ -40,6 +40,7 @@ class Backlog:
         spool: The spool that this process adds to.
         delivered: Requests that were delivered so far.
         set_aside: Requests that were set aside so far.
+        is_elsewhere: The last time another process of this group was at it, and nothing was asked of the ledger.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Backlog:
         self.spool = Spool.of_this_group(folder, bytes_max)
         self.delivered = 0
         self.set_aside = 0
+        self.is_elsewhere = False
 
     def add(self, requests: Sequence[Request]) -> None:
         """
@@ -110,12 +112,14 @@ class Backlog:
             Unreachable: The ledger gave no answer.
         """
         left = 0
+        self.is_elsewhere = False
         for spool in all_spools(self._folder, self._bytes_max):
             try:
                 with spool.delivering() as ours:
                     if ours:
                         left += await self._deliver(spool)
-                    elif spool.path == self.spool.path:  # Another process of this group is at it.
+                    elif spool.path == self.spool.path:
+                        self.is_elsewhere = True
                         left += 1
             except (OSError, sqlite3.Error) as error:
                 self._cannot_read(spool, error)

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError
 
 from ledger import bodies
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, RunNotFound, Unreachable
 from ledger.handle import configuration, current
 from ledger.handle.encoding import encode
 from ledger.handle.outbox import Outbox
+from ledger.handle.records import RunRecord
 from ledger.handle.reporter import Reporter
 from ledger.handle.requests import Reported, Request
 from ledger.run_ids import new_run_id
@@ -231,16 +232,42 @@ class Execution:
         configuration.executing(self)
         self._take_step(Status.EXECUTING)
 
+    def hand_on(self, error: BaseException | str | JsonObject | None = None) -> None:
+        """
+        The run waits for its next attempt: durable when this returns, before a queue learns of that attempt.
+
+        This attempt may report until it ends, with `finish(None)`.
+
+        Args:
+            error: Why there is to be another attempt.
+        """
+        self._take_step(Status.QUEUED, error=error_members(error))
+        with self._undisturbed():
+            self._reporter.wait(self.deliver_work)
+
     def finish(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> None:
-        """End the attempt, and wait until all of it is durable. In a copy of the process nothing happens."""
+        """
+        End the attempt, and wait until all of it is durable. In a copy of the process nothing happens.
+
+        Args:
+            status: The run's status from now on; None where somebody else says it, or it was said.
+            output: What it returned.
+            error: What went wrong.
+        """
         if self.end(status, output, error):
             with self._undisturbed():
                 self._reporter.wait(self.deliver_work)
 
     async def finished(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> None:
         """End the attempt, and await that all of it is durable. In a copy of the process nothing happens."""
         if self.end(status, output, error):
@@ -248,14 +275,18 @@ class Execution:
                 await self._reporter.waited(self.deliver_work)
 
     def end(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> bool:
         """End the attempt without waiting; False where it is over, or another process began it."""
         if not self.is_open or self._process != os.getpid():
             return False
         self.is_open = False
         configuration.executed(self)
-        self._take_step(status, output=self._outcome(output), error=error_members(error))
+        if status is not None:
+            self._take_step(status, output=self._outcome(output), error=error_members(error))
         return True
 
     def deliver_work(self) -> Coroutine[Any, Any, None]:
@@ -275,10 +306,11 @@ class Execution:
         self.end(Status.CRASHED, error=reason)
 
     def _take_step(self, status: Status, attempt: int | None = None, **members: str | None) -> None:
-        """Ask for a status; *members* are JSON text."""
+        """Ask for a status; *members* are JSON text. Where no attempt is known, the run's current one asks."""
+        by = attempt or self.attempt
         body = {
             "status": f'"{status.value}"',
-            "attempt": str(attempt or self.attempt or 1),
+            "attempt": None if by is None else str(by),
             "actor": None if self._reporter.actor is None else values.dump(self._reporter.actor),
             **members,
         }
@@ -325,22 +357,31 @@ class Execution:
             WriteRefused: The run was not accepted.
         """
         await self._record(wanted_attempt)
-        if not self._outbox.is_cached:
+        if self._outbox.is_cached is False:
             return
-        try:
-            known = await self._reporter.backend.retrieve(self.id)
-        except LedgerError as error:
-            _logger.warning("the state of run %s is not known here: %s", self.id, error)
+        known = await self._known() if self._outbox.is_cached else None
+        if known is None:
+            if (wanted_attempt or 1) > 1:  # Should the run exist before this is delivered, it is under way again.
+                self._take_step(Status.EXECUTING)
+                await self._reporter.deliver(self._outbox)
             return
         self._outbox.know_family(known.parent, known.root)
         self._outbox.view.told(known.metadata, [])
-        was_begun = known.is_finished or known.status == Status.EXECUTING
+        was_begun = known.is_finished or known.started_at is not None
         self._outbox.attempt = max(wanted_attempt or 1, known.attempt + 1 if was_begun else known.attempt)
         if known.status == Status.EXECUTING:
             reason = f"attempt {known.attempt} ended without a word; attempt {self._outbox.attempt} begins"
             self._take_step(Status.CRASHED, known.attempt, error=error_members(reason))
         self._take_step(Status.EXECUTING)
         await self._reporter.deliver(self._outbox)
+
+    async def _known(self) -> RunRecord | None:
+        """The run as the ledger has it; None where it does not answer."""
+        try:
+            return await self._reporter.backend.retrieve(self.id)
+        except LedgerError as error:
+            _logger.warning("the state of run %s is not known here: %s", self.id, error)
+            return None
 
 
 def begin_work(
@@ -442,6 +483,43 @@ def begin(
     )
     configuration.reporter().wait(work)
     return execution
+
+
+def conclude(
+    run_id: str,
+    status: Status,
+    error: BaseException | str | JsonObject | None = None,
+    *,
+    attempt: int | None = None,
+) -> None:
+    """
+    Say how an attempt ended whose own process cannot say it: it is gone, or was told to go.
+
+    What is said is durable when this returns. Nothing happens where the run is over already, or unknown.
+
+    Args:
+        run_id: The run.
+        status: The run's status from now on.
+        error: What went wrong.
+        attempt: The attempt that ended, None for the current one; nothing happens where a later one began.
+
+    Raises:
+        BadSettings: A setting cannot be used.
+    """
+    reporter = configuration.reporter()
+    outbox = Outbox(run_id, attempt=attempt)
+    try:
+        known = reporter.wait(lambda: reporter.backend.retrieve(run_id))
+    except RunNotFound:
+        if not reporter.backlog.holds(run_id, "create"):
+            return
+    except Unreachable as reason:
+        _logger.warning("the state of run %s is not known here: %s", run_id, reason)
+    else:
+        if known.is_finished or (attempt is not None and attempt < known.attempt):
+            return
+        outbox.attempt = known.attempt
+    Execution(reporter, outbox).finish(status, error=error)
 
 
 def attach() -> Execution | None:

@@ -446,7 +446,8 @@ class Reporter:
             except Exception:  # Whatever it is, reporting goes on.
                 _logger.exception("what waits in %s could not be delivered", self._folder)
             else:
-                self._away = False
+                if not self._backlog.is_elsewhere:  # Else the other process knows.
+                    self._away = False
                 if self._backlog.delivered > before:
                     self._came_back()
                 if not left:
@@ -485,7 +486,7 @@ class Reporter:
 
     async def _cancel(self) -> None:
         """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
-        while tasks := self._tasks - {asyncio.current_task()}:
+        while tasks := self._tasks - {asyncio.current_task()}:  # One that ends may begin another.
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
