@@ -211,6 +211,7 @@ class _ReadingConnection(aiosqlite.Connection):
     async def to(cls, path: Path) -> "_ReadingConnection":
         """Connect to a file."""
         connection = cls(partial(_connect_reader, path), iter_chunk_size=64)
+        connection._thread.daemon = True  # A process that ends without closing must not wait for it for ever.
         await connection
         return connection
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ledger import configure, runs
 from ledger.handle.records import RunRecord
 from tests.api.server import ROOT, environment, serving
-from tests.handle.integrations.workers import eventually, working
+from tests.integrations.workers import eventually, working
 
 PAGE = (ROOT / "docs" / "celery.md").read_text()
 TASKS, NIGHTLY, LOOK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -16,7 +16,7 @@ BROKER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{folder!r}, {root!r}]
-from tests.handle.integrations.jobs import connected
+from tests.integrations.jobs import connected
 from tasks import app
 connected(app, Path({folder!r}))
 """

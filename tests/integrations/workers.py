@@ -42,7 +42,7 @@ class Worker:
         *,
         pool: str = "prefork",
         count: int = 4,
-        app: str = "tests.handle.integrations.jobs",
+        app: str = "tests.integrations.jobs",
         **variables: str,
     ) -> None:
         self.folder = folder

@@ -22,8 +22,8 @@ from ledger.handle.records import RunRecord
 from ledger.integrations.celery import install, uninstall
 from projections.lifecycle import Status
 from tests.api.server import ROOT, Server, environment, serving
-from tests.handle.integrations.jobs import connected
-from tests.handle.integrations.workers import Worker, eventually, working
+from tests.integrations.jobs import connected
+from tests.integrations.workers import Worker, eventually, working
 
 Step = tuple[str, int, str | None]
 
