@@ -108,6 +108,9 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
     except Refusal as refusal:
         refusal.run_id = command.run_id
         raise
+    expires_at = (
+        None if command.idempotency_key is None else group.now + command.idempotency_ttl_s * MICROSECONDS
+    )
     body = RunCreated(
         task=command.task,
         parent=None if parent is None else parent.run.id,
@@ -119,6 +122,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
         payload=command.payload,
         payload_type=command.payload_type,
         metadata=snapshot.metadata,
+        idempotency_expires_at=expires_at,
     )
     head = Head(
         key=group.next_run_key(),
@@ -128,9 +132,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
         depth=0 if parent is None else parent.depth + 1,
         hash=GENESIS,
         unsnapped_bytes=0,
-        idempotency_expires_at=None
-        if command.idempotency_key is None
-        else group.now + command.idempotency_ttl_s * MICROSECONDS,
+        idempotency_expires_at=expires_at,
     )
     group.add(head)
     group.record(head, 0, [new_event(body)], command.attempt, caller.actor, headers_text(caller))

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from projections.events import Body, Event, RunCreated
-from projections.metadata import Absent, evolve, value_at
+from projections.events import Body, Event, Redacted, RunCreated, RunErased
+from projections.metadata import Absent, blank, evolve, remove_places, value_at
 from projections.operations import Delete, MetadataOperation, Update
 from projections.paths import Path, literal, parse_key
 from projections.values import JsonObject, equal
@@ -24,6 +24,8 @@ def metadata_after(metadata: JsonObject, body: Body) -> JsonObject:
             return body.metadata
         case MetadataOperation():
             return evolve(metadata, body)
+        case Redacted(key=key, removed=removed):
+            return blank(metadata, key) if body.blank else remove_places(metadata, key, removed)
         case _:
             return metadata
 
@@ -40,7 +42,9 @@ def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bo
             return not _same(value_at(before, path), value_at(after, path))
         case Delete(key=key):
             return path.overlaps(literal(key))
-        case MetadataOperation():
+        case RunErased(path=names):
+            return path.overlaps(Path(names, literal=False))
+        case MetadataOperation() | Redacted():
             # A far list index fills the gap with nulls, which changes items that the key does not name.
             return path.overlaps(parse_key(body.key)) or not _same(value_at(before, path), value_at(after, path))
         case _:
