@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
 from ledger.heads import Head, read_head, read_run
+from ledger.refold import read_event
 from ledger.writes import Refused
 from projections import values
 from projections.events import Event, RunCreated, RunStatusChanged
@@ -196,7 +197,7 @@ async def refusals(reader: Reader, environment_id: int, run_id: str) -> list[Ref
 async def _event(reader: Reader, environment_id: int, own: Head, version: int) -> Event:
     row = await reader.row(statements.EVENT, environment_id=environment_id, run_key=own.key, version=version)
     assert row is not None, f"run {own.run.id} lacks version {version}"
-    return _read_event(row, own.run.id)
+    return read_event(row, own.run.id)
 
 
 async def _version_at(reader: Reader, environment_id: int, own: Head, at: Microseconds) -> int:
@@ -296,20 +297,4 @@ async def _events(
         last=last,
         count=count,
     )
-    return [_read_event(row, own.run.id) for row in rows]
-
-
-def _read_event(row: Any, run_id: str) -> Event:
-    return Event(
-        position=row["position"],
-        run_id=run_id,
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        actor=row["actor"],
-        attempt=row["attempt"],
-        headers=row["headers"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        hash=row["hash"],
-    )
+    return [read_event(row, own.run.id) for row in rows]

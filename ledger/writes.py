@@ -9,11 +9,13 @@ from pydantic import JsonValue
 
 from projections.lifecycle import Status
 from projections.operations import Operation
+from projections.paths import Path
 from projections.runs import Run
 from projections.times import Microseconds
 from projections.values import JsonObject
 
 ANONYMOUS = "anonymous"
+REASON_CHARACTERS_MAX = 1_000  # characters of the reason of an erasure
 
 RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
 
@@ -155,7 +157,30 @@ class ChangeStatus:
     expected: frozenset[int] | None = None
 
 
-Command = CreateRun | ChangeMetadata | ChangeStatus
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseKey:
+    """
+    Take what ever stood at a path out of a run's events, and out of everything made of them.
+
+    Attributes:
+        run_id: The run.
+        path: What to erase, with all below it.
+        reason: Why; it is recorded for ever.
+    """
+
+    run_id: str
+    path: Path
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.reason) <= REASON_CHARACTERS_MAX or not self.reason.strip():
+            raise ValueError(
+                f"a reason has 1 to {REASON_CHARACTERS_MAX:,} characters; it is what an auditor reads"
+            )
+        self.reason.encode()  # Half a character cannot be stored.
+
+
+Command = CreateRun | ChangeMetadata | ChangeStatus | EraseKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +219,13 @@ class Written:
         run: The named run after the write.
         created: This request made the run; False for a run that existed already.
         unapplied: Operations that had nothing to work on.
+        redacted: Events that an erasure took something from.
     """
 
     run: Run
     created: bool = False
     unapplied: tuple[UnappliedOperation, ...] = ()
+    redacted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ Everything that ever stood at a path is erased, wherever it came from: an operat
 its value, one above it loses that part of its value. Items of a list move when another one is removed; so each
 value is followed back to the event that brought it, whatever its place was then.
 
-Past states folded from the redacted events lack what was erased: a member of an object is absent, an item of a list
-is null, so that its neighbours keep their places. Nothing else changes in them, but for a list or object that came
-to the path from elsewhere: it is gone from its earlier places too, with what it held there.
+Past states folded from the redacted events lack what was erased: a member of an object is absent, an item of a
+list is null, so that its neighbours keep their places. Nothing else changes in them, but for a list or object that
+came to the path from elsewhere: it is gone from its earlier places too, with what it held there.
 """
 
 import json

@@ -104,7 +104,8 @@ class Redacted:
     blank: bool = False
 
 
-Body = Operation | RunCreated | RunStatusChanged | RunTagged | RunErased | Redacted
+Body = Operation | RunCreated | RunStatusChanged | RunTagged | RunErased
+StoredBody = Body | Redacted
 
 _STEPS: dict[str, type[RunCreated | RunStatusChanged | RunTagged | RunErased]] = {
     step.event_type: step for step in (RunCreated, RunStatusChanged, RunTagged, RunErased)
@@ -161,12 +162,12 @@ class Event:
     hash: bytes
 
     @cached_property
-    def body(self) -> Body:
+    def body(self) -> StoredBody:
         """What happened, read from the stored data."""
         return load_body(self.type, self.data)
 
 
-def new_event(body: Operation | RunCreated | RunStatusChanged | RunTagged | RunErased) -> NewEvent:
+def new_event(body: Body) -> NewEvent:
     """Write down what happened, as it will be stored."""
     if isinstance(body, MetadataOperation):
         return NewEvent(body.event_type, _operation_data(body), body.occurred_at)
@@ -180,7 +181,7 @@ def new_event(body: Operation | RunCreated | RunStatusChanged | RunTagged | RunE
     return NewEvent(body.event_type, values.dump(members))
 
 
-def load_body(event_type: str, data: str) -> Body:
+def load_body(event_type: str, data: str) -> StoredBody:
     """Read what `new_event` or an erasure wrote; the time at which it happened stands in the envelope."""
     members: dict[str, Any] = json.loads(data)
     operation = _OPERATIONS.get(event_type)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from projections.events import Body, Event, Redacted, RunCreated, RunErased
+from projections.events import Event, Redacted, RunCreated, RunErased, StoredBody
 from projections.metadata import Absent, blank, evolve, remove_places, value_at
 from projections.operations import Delete, MetadataOperation, Update
 from projections.paths import Path, literal, parse_key
@@ -17,7 +17,7 @@ def replay(metadata: JsonObject, events: Iterable[Event]) -> Iterator[tuple[Even
         metadata = after
 
 
-def metadata_after(metadata: JsonObject, body: Body) -> JsonObject:
+def metadata_after(metadata: JsonObject, body: StoredBody) -> JsonObject:
     """One step of the fold over all kinds of events; most steps of a run's life leave its metadata alone."""
     match body:
         case RunCreated():
@@ -30,7 +30,7 @@ def metadata_after(metadata: JsonObject, body: Body) -> JsonObject:
             return metadata
 
 
-def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bool:
+def touches(path: Path, body: StoredBody, before: JsonObject, after: JsonObject) -> bool:
     """
     Whether an event was about the value at *path*: a change to it, to what holds it, or to what it holds.
 

@@ -220,7 +220,9 @@ def test_a_run_folded_from_redacted_events_counts_them_all() -> None:
         run = evolve_run(run, event)
     assert run is not None
     assert (run.version, run.snapshot.metadata, run.updated_at) == (4, {"b": 1}, 9)
-    about = [event.version for event, old, new in replay({}, events) if touches(parse_key("a"), event.body, old, new)]
+    about = [
+        event.version for event, old, new in replay({}, events) if touches(parse_key("a"), event.body, old, new)
+    ]
     assert about == [2, 4]
 
 
@@ -287,7 +289,9 @@ def unique_histories(draw: st.DrawFn, *, moving: bool = True) -> list[Event]:
             if kind is RemoveItem or (kind is AppendItem and not (current is ABSENT or isinstance(current, list))):
                 continue
         if kind is RemoveItem:
-            lists = [names for names in places(state) if isinstance(value_at(state, Path(names, literal=False)), list)]
+            lists = [
+                names for names in places(state) if isinstance(value_at(state, Path(names, literal=False)), list)
+            ]
             full = [names for names in lists if value_at(state, Path(names, literal=False))]
             if not full:
                 continue
