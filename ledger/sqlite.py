@@ -222,6 +222,8 @@ def inspect_file(path: Path, work: Callable[[Transaction], _Result]) -> _Result:
             connection.execute("BEGIN")
             return work(SqliteTransaction(connection))
     except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise UnusableDatabase(f"{path} is not a SQLite database") from error
         _translate(error)
 
 
@@ -264,12 +266,7 @@ def sweep(path: Path) -> bool:
 
 
 def _check_release(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            raise UnusableDatabase(f"{path} is not a SQLite database") from error
-        raise
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "alembic_version" not in tables:
         refuse_foreign(tables)
         raise UnusableDatabase(f"{path} is empty; it holds no ledger")

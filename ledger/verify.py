@@ -431,8 +431,8 @@ class RunCheck:
                 row["headers"],
                 actual if row["commitment"] is None else row["commitment"],
             )
-        except _UNREADABLE as error:
-            self._distrust(version, f"it cannot be hashed: {error}")
+        except (UnicodeEncodeError, AttributeError):
+            self._distrust(version, "it, or the run's id, holds text that is not UTF-8")
             return
         if row["commitment"] is not None:
             self._redacted[version] = actual

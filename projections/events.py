@@ -25,7 +25,12 @@ from projections.operations import (
     Set,
     Update,
 )
-from projections.times import Microseconds, Moment, format_time
+from projections.times import Microseconds, format_time, parse_time
+
+
+def _moment(value: object) -> Microseconds:
+    return value if type(value) is int else parse_time(value)
+
 
 AnyStatus = Annotated[Status, BeforeValidator(parse_status)]
 
@@ -52,7 +57,8 @@ class RunCreated(_Step):
     payload: JsonValue = None
     payload_type: str | None = None
     metadata: dict[str, JsonValue] = {}
-    idempotency_expires_at: Moment | None = None  # Left out of the data where there is no idempotency key.
+    # Left out of the data where there is no idempotency key.
+    idempotency_expires_at: Annotated[Microseconds, BeforeValidator(_moment)] | None = None
 
 
 class RunStatusChanged(_Step):

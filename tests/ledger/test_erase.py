@@ -215,6 +215,7 @@ async def test_writes_that_wait_with_an_erasure_keep_their_order(log: Log, datab
     check_sound(database.path)
 
 
+@pytest.mark.altered
 async def test_a_run_that_does_not_verify_is_not_erased_from(ledger: Ledger, log: Log, database: Database) -> None:
     await create(log, "r", metadata={"a": 1})
     with closing(sqlite3.connect(database.path)) as connection:
@@ -339,6 +340,7 @@ def edited(database: Database, *statements: tuple[str, list[Any]]) -> list[str]:
     return [str(fault) for fault in inspect_file(database.path, verify_all).faults]
 
 
+@pytest.mark.altered
 async def test_a_replaced_text_that_no_event_names_is_no_erasure(log: Log, database: Database) -> None:
     await create(log, "r", metadata={"a": 1})
     await change(log, "r", Set(key="a", value=2))
@@ -354,6 +356,7 @@ async def test_a_replaced_text_that_no_event_names_is_no_erasure(log: Log, datab
     )
 
 
+@pytest.mark.altered
 @pytest.mark.parametrize(
     "edit",
     [
@@ -379,6 +382,7 @@ async def test_a_redacted_copy_can_be_altered_no_more_than_any_event(
     assert edited(database, (edit, [])) != []
 
 
+@pytest.mark.altered
 async def test_what_was_erased_cannot_be_put_back_unseen(log: Log, database: Database) -> None:
     await create(log, "r", metadata={"a": 1})
     await change(log, "r", Set(key="a", value=2))
