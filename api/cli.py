@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import ArgumentError
 
+from api import proof_commands
 from api.client import Client, Failed, connect, path_of, without_controls
 from api.settings import BadSettings, Settings, load_settings
 from ledger.errors import LedgerError, UnusableDatabase
@@ -231,6 +232,11 @@ def event_cells(event: dict[str, Any]) -> tuple[str, ...]:
     """An event of the wire as the cells of a table."""
     key, value = event.get("key", ""), _ascii(event.get("value"))
     match event["type"]:
+        case kind if kind.startswith("metadata.") and "erased" in event["data"] and "value" not in event:
+            what = f"{key} (erased)"
+        case "run.erased":
+            data = event["data"]
+            what = f"{data['key']} erased from {len(data['redacted']):,} events: {data['reason']}"
         case "metadata.set":
             what = f"{key} = {value}"
         case "metadata.incremented":
@@ -311,6 +317,9 @@ def _ascii(value: Any) -> str:
 def _local(time: str) -> str:
     """A time of the wire in this machine's zone, to the second."""
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+proof_commands.add_to(cli)
 
 
 def main() -> None:

@@ -291,6 +291,7 @@ class StorageFailed(Unavailable):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the storage failed ({reason}); nothing was written")
+        self.reason = reason
 
 
 class UnusableDatabase(Exception):

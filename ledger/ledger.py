@@ -288,6 +288,19 @@ class Ledger:
             made.append(Checkpoint(claim, note, verifier_key(origin(claim.environment, claim.epoch), key.public)))
         return made
 
+    async def existing_log(self, environment: str, run_id: str) -> "Log":
+        """
+        The log of an environment, which is not made for a run that cannot be in it.
+
+        Raises:
+            RunNotFound: There is no such environment.
+            ValueError: No name for an environment.
+        """
+        row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
+        if row is None:
+            raise RunNotFound(run_id)
+        return await self.log(environment)
+
 
 class Log:
     """

@@ -71,7 +71,7 @@ class Refold:
             run=run,
             parent_key=_key(stored["parent_key"], stored["parent"], run.parent),
             root_key=_key(stored["root_key"], stored["root"], run.root),
-            depth=0 if run.parent is None else (stored["parent_depth"] or 0) + 1,
+            depth=0 if run.parent is None else _depth(stored["parent_depth"]) + 1,
             hash=last_hash,
             unsnapped_bytes=self.unsnapped_bytes,
             idempotency_expires_at=self.idempotency_expires_at
@@ -88,6 +88,11 @@ def _key(key: int | None, stored: str | None, folded: str | None) -> int | None:
     if folded is None:
         return None
     return key if stored == folded and key is not None else UNKNOWN_KEY
+
+
+def _depth(stored: object) -> int:
+    """The parent's depth as it is stored, which somebody may have altered to be no number."""
+    return stored if isinstance(stored, int) else 0
 
 
 def read_event(row: Mapping[str, Any], run_id: str) -> Event:

@@ -65,14 +65,14 @@ class Fault:
     One thing that is not as it has to be.
 
     Attributes:
-        environment: Where.
+        environment: Where, None for a fault of the file itself.
         run_id: The run, None for a fault of the log as a whole.
         version: The event, None for a fault of the run as a whole.
         what: What is wrong, in words.
         is_derived: Only what is folded from the events is wrong: a head or a snapshot, which can be made anew.
     """
 
-    environment: str
+    environment: str | None
     run_id: str | None
     version: int | None
     what: str
@@ -80,6 +80,8 @@ class Fault:
 
     def __str__(self) -> str:
         """As a person reads it."""
+        if self.environment is None:
+            return f"the file: {self.what}"
         if self.run_id is None:
             return f"the log of {self.environment}: {self.what}"
         where = f"run {self.run_id} ({self.environment})"

@@ -32,7 +32,7 @@ WRONG = [0, 7, -1, "x", b"bytes", "{}", '{"n":1}', "[]"]
 
 async def fill(log: Log, clock: Clock) -> None:
     await create(log, "root", metadata={"n": 0}, tags=("t",), batch="b")
-    trigger = {"idempotency_key": "k", "idempotency_ttl_s": 60}
+    trigger: dict[str, Any] = {"idempotency_key": "k", "idempotency_ttl_s": 60}
     await create(log, "child", parent="root", status=Status.EXECUTING, **trigger)
     await create(log, "grandchild", parent="child", metadata={"a": 1, "b": 2})
     for _ in range(3):
@@ -79,7 +79,7 @@ async def test_any_derived_column_comes_back_as_it_was(
             wrong = chance.choice(WRONG)
             rows = before[table]
             row = chance.randrange(len(rows))
-            statement = f"UPDATE {table} SET {column} = ? WHERE rowid = (SELECT rowid FROM {table} ORDER BY 1, 2 LIMIT 1 OFFSET {row})"
+            statement = f"UPDATE {table} SET {column} = ? WHERE rowid = (SELECT rowid FROM {table} ORDER BY environment_id, run_key LIMIT 1 OFFSET {row})"
             try:
                 alter(database, statement, parameters=(wrong,))
             except sqlite3.IntegrityError:

@@ -53,7 +53,7 @@ async def fill(ledger: Ledger, clock: Clock) -> None:
         log = await ledger.log(environment)
         await create(log, "root", metadata={"n": 0}, tags=("t", "ü"), batch="b", payload={"p": [1, 1e-7]})
         clock.advance(1)
-        trigger = {"idempotency_key": "k", "idempotency_ttl_s": 60}
+        trigger: dict[str, Any] = {"idempotency_key": "k", "idempotency_ttl_s": 60}
         await create(log, "child", parent="root", status=Status.EXECUTING, **trigger)
         await create(log, "grandchild", parent="child", metadata={"user": {"email": "x@y", "name": "N"}})
         count: list[Operation] = [Increment(key="n", value=1)]
@@ -153,7 +153,7 @@ EDITS: dict[str, Callable[[Any, random.Random], Any]] = {
     "half": lambda value, _: value + 0.5 if isinstance(value, int) else None,
     "text": lambda value, _: "text",
     "longer": lambda value, _: (
-        value + (b" " if isinstance(value, bytes) else " ") if isinstance(value, str | bytes) else None
+        value + b" " if isinstance(value, bytes) else value + " " if isinstance(value, str) else None
     ),
     "shorter": lambda value, _: value[:-1] if isinstance(value, str | bytes) else None,
     "another byte": lambda value, chance: _flipped(value, chance) if isinstance(value, str | bytes) else None,
