@@ -66,6 +66,7 @@ class SqliteStore:
         self._readers = readers
         self._closed = False
         self._reads: set[asyncio.Task[Any]] = set()
+        self._inspecting = asyncio.Lock()
         self._point = _connect(path)
         self._point.row_factory = None
         self._point.execute("PRAGMA query_only = ON")
@@ -139,11 +140,13 @@ class SqliteStore:
         """
         Run *work* on one moment of the database, in a thread of its own, because it takes long.
 
+        One at a time: several would only share the processor, and leave too little of it to everybody else.
+
         Raises:
             Unavailable: It cannot be read.
         """
         self._refuse_closed()
-        task = asyncio.create_task(asyncio.to_thread(inspect_file, self._path, work))
+        task = asyncio.create_task(self._inspect(work))
         self._reads.add(task)
         task.add_done_callback(self._reads.discard)
         return await asyncio.shield(task)
@@ -165,6 +168,10 @@ class SqliteStore:
                 return await work(Reader(connection))
         except DBAPIError as error:
             _translate(error)
+
+    async def _inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        async with self._inspecting:
+            return await asyncio.to_thread(inspect_file, self._path, work)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -2,31 +2,38 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ledger import erase as erasing
 from ledger.errors import NothingToErase, RunNotFound, Unsound
 from ledger.ledger import Ledger, Log
+from ledger.rebuild import compare
 from ledger.sqlite import inspect_file, sweep
 from ledger.verify import verify_all
 from ledger.writes import Caller
 from projections.errors import Refusal
 from projections.lifecycle import Status
+from projections.metadata import ABSENT, value_at
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.paths import Path as KeyPath
 from projections.paths import parse_key
+from projections.size import METADATA_BYTES_MAX
 from tests.ledger.chain_oracle import check_file, expected_commitment
 from tests.ledger.support import Clock, Database, change, check_sound, create, events, move, once, versions
 from tests.ledger.test_faults import ERRORS, Faults, faults
+from tests.strategies import History, histories, places, thorough
 
 __all__ = ["faults"]
 
@@ -262,6 +269,7 @@ import asyncio, os, signal, sys
 from ledger import sqlite
 from ledger.ledger import Ledger
 from projections.paths import parse_key
+from projections.size import METADATA_BYTES_MAX
 
 async def main(url, at):
     ledger = await Ledger.open(url)
@@ -324,6 +332,40 @@ async def test_a_sweep_leaves_a_database_alone_that_another_process_has_open(log
     await log.erase("r", parse_key("a"), "why")
     assert sweep(database.path) is False
     assert (await change(log, "r", Set(key="b", value=1))).snapshot.version == 3
+
+
+@settings(thorough, max_examples=40)
+@given(histories(max_size=12), st.data())
+def test_whatever_is_erased_from_whatever_history_the_log_still_verifies(
+    migrated: Path, tmp_path_factory: pytest.TempPathFactory, history: History, chance: st.DataObject
+) -> None:
+    database = Database(Path(shutil.copy(migrated, tmp_path_factory.mktemp("erase") / "ledger.db")))
+
+    async def live() -> None:
+        ledger = await Ledger.open(database.url, metadata_bytes_max=METADATA_BYTES_MAX)
+        try:
+            await erase_twice(await ledger.log("dev"))
+        finally:
+            await ledger.close()
+
+    async def erase_twice(log: Log) -> None:
+        await create(log, "r", metadata=history.metadata)
+        known = set(places(history.metadata))
+        for operation in history.operations:
+            known |= set(places((await change(log, "r", operation)).snapshot.metadata))
+        for _ in range(2):
+            path = KeyPath(chance.draw(st.sampled_from(sorted(known) or [("a",)])), literal=False)
+            version = log.current("r").version
+            with suppress(NothingToErase):
+                await log.erase("r", path, "why")
+            for past in range(1, version + 1):
+                left = value_at((await log.metadata("r", version=past)).metadata, path)
+                assert left is ABSENT or left is None
+        await change(log, "r", Set(key="after", value=1))
+
+    asyncio.run(live())
+    check_sound(database.path)
+    assert inspect_file(database.path, compare) == []
 
 
 # --- what only looks like an erasure ---
