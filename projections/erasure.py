@@ -182,6 +182,8 @@ class _Origins:
             self._drop(path, body.removed)
         elif body.blank and before is not after:
             self._put(path.names, _Node())
+        if path.overlaps(self._path):
+            self._erase_what_is_there()
         shortened = erased_key(self._path, body.key)
         if shortened is not None:
             cut = self._cut(version)
