@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from ledger.faults import Report
 from ledger.reads import RunDetails
-from ledger.verify import Report
 from projections import values
 from projections.errors import BadJson, BadValue
 from projections.events import Event

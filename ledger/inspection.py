@@ -12,10 +12,11 @@ from sqlalchemy.exc import ArgumentError
 
 from ledger import statements
 from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
+from ledger.faults import Fault, Report
 from ledger.group import Transaction
 from ledger.rebuild import Difference, compare
 from ledger.sqlite import file_faults, file_of, inspect_file
-from ledger.verify import Claim, Fault, Report, count_events, verify_all, verify_run
+from ledger.verify import Claim, count_events, verify_all, verify_run
 
 Progress = Callable[[int], None]
 

@@ -22,11 +22,12 @@ from sqlalchemy.exc import ArgumentError
 from ledger import reads, statements
 from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.faults import Report
 from ledger.group import Transaction
 from ledger.reads import Page, RunDetails
 from ledger.rebuild import Difference, repair
 from ledger.sqlite import SqliteStore
-from ledger.verify import Claim, Report, grow, origin, verify_run
+from ledger.verify import Claim, grow, origin, verify_run
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,

@@ -11,10 +11,12 @@ from typing import Any
 from ledger import statements
 from ledger.chain import GENESIS
 from ledger.errors import RunNotFound, Unsound
+from ledger.faults import Fault
 from ledger.group import Transaction
 from ledger.heads import new_row
 from ledger.refold import UNKNOWN_KEY, Refold, read_event
-from ledger.verify import Fault, Progress, RunCheck, each_run
+from ledger.run_check import Progress, RunCheck
+from ledger.verify import each_run
 from projections import values
 
 CHUNK = 100  # events that are held in memory at once; each may be as large as a request

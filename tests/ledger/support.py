@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ledger.faults import Report
 from ledger.ledger import Changed, Created, Ledger, Log, Moved
 from ledger.sqlite import file_faults, inspect_file
-from ledger.verify import Report, verify_all
+from ledger.verify import verify_all
 from ledger.writes import NOBODY, Caller, ChangeMetadata, ChangeStatus, CreateRun, IdempotencyKey
 from projections.errors import Refusal
 from projections.events import Event

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from ledger.checkpoint import SigningKey
 from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
+from ledger.faults import Fault, Report
 from ledger.ledger import Ledger, Log
 from ledger.sqlite import SqliteTransaction, _read_text, file_faults, inspect_file
-from ledger.verify import Fault, Report, count_events, verify_all
+from ledger.verify import count_events, verify_all
 from ledger.writes import Caller
 from projections.lifecycle import Status
 from projections.operations import AppendItem, Increment, Operation, Set
