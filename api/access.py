@@ -14,8 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.problems import Problem
 from ledger.ledger import Log
 
-OPEN_ENVIRONMENT = "dev"  # The one environment that an open ledger serves.
-
 
 class OpenAccess:
     """

@@ -13,12 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
-from sqlalchemy import make_url
 
-from api.access import OPEN_ENVIRONMENT
-from api.app import create_app
-from api.settings import Settings
-from ledger.ledger import Ledger
+from ledger.settings import OPEN_ENVIRONMENT, Settings
 
 TIMEOUT_S = 30  # seconds for one answer
 
@@ -96,6 +92,10 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
         async with httpx2.AsyncClient(base_url=settings.url, headers=headers, timeout=TIMEOUT_S) as http:
             yield Client(http)
         return
+    # Loaded only here: a command that talks to a server starts in a third of the time.
+    from api.app import create_app  # noqa: PLC0415
+    from ledger.ledger import Ledger  # noqa: PLC0415
+
     _check_exists(settings.database_url)
     ledger = await Ledger.open(
         settings.database_url,
@@ -128,7 +128,15 @@ def without_controls(text: str) -> str:
 
 def _check_exists(url: str) -> None:
     """Reading must not make an empty database where somebody only mistyped its name."""
-    parsed = make_url(url)
+    from sqlalchemy import make_url  # noqa: PLC0415 - As above.
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - As above.
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise Failed(
+            f"{url!r} is not a database URL; write for example sqlite+aiosqlite:///run-ledger.db"
+        ) from error
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
         raise Failed(
             f"there is no database {parsed.database}; start one with 'run-ledger serve', name another with "

@@ -3,10 +3,10 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import METADATA_CHANGE
 from api.problems import bad_request
 from api.rendering import json_response
 from api.requests import (
+    VERSION_MAX,
     caller_of,
     check_query,
     expected_versions,
@@ -17,10 +17,9 @@ from api.requests import (
     run_id_of,
     whole_number,
 )
-from ledger.writes import ChangeMetadata, UnappliedOperation
+from ledger.bodies import METADATA_CHANGE
+from ledger.writes import UnappliedOperation
 from projections import values
-
-VERSION_MAX = 2**53  # A version is a JSON number.
 
 
 async def metadata(request: Request) -> Response:
@@ -58,14 +57,7 @@ async def put_metadata(request: Request) -> Response:
     body, idempotency = await read(request, METADATA_CHANGE)
     log = log_of(request)
     changed = await log.change(
-        ChangeMetadata(
-            run_id=run_id,
-            operations=body.own_operations(),
-            parent_operations=body.parent_operations,
-            root_operations=body.root_operations,
-            attempt=body.attempt,
-            expected=expected_versions(request),
-        ),
+        body.command(run_id, expected_versions(request)),
         caller_of(request, body.actor),
         idempotency,
     )

@@ -21,7 +21,6 @@ from rich.progress import (
 
 from api.client import Failed, path_of, without_controls
 from api.rendering import report_members, verified_members
-from api.settings import Settings, load_settings
 from api.terminal import (
     AsJson,
     DatabaseUrl,
@@ -31,6 +30,7 @@ from api.terminal import (
     print_json,
     run_work,
 )
+from ledger.settings import Settings, load_settings
 from projections.errors import BadPath
 from projections.paths import Path as KeyPath
 from projections.paths import literal, parse_key

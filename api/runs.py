@@ -1,18 +1,11 @@
 """Runs: create, trigger, find, and give another status."""
 
-import uuid_utils
+from typing import Any
+
 from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import (
-    IDEMPOTENCY_TTL_S_DEFAULT,
-    NAME_CHARACTERS_MAX,
-    NEW_RUN,
-    NEW_STATUS,
-    TRIGGER,
-    TriggerOptions,
-)
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
@@ -20,40 +13,29 @@ from api.requests import (
     check_query,
     expected_versions,
     log_of,
+    moment,
     read,
     run_id_of,
     whole_number,
 )
+from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
 from ledger.ledger import Created
-from ledger.writes import RUN_ID, ChangeStatus, CreateRun
+from ledger.run_ids import RUN_ID
 from projections import values
 from projections.lifecycle import Status, parse_status
+from projections.size import NAME_CHARACTERS_MAX
 from projections.values import JsonObject
 
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]"}
+_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]", "asOf"}
 
 
 async def create(request: Request) -> Response:
     """Create a run, or find the one that has this id already."""
     body, idempotency = await read(request, NEW_RUN)
-    created = await log_of(request).create(
-        CreateRun(
-            run_id=body.id or new_run_id(),
-            task=body.task,
-            parent=body.parent_run_id,
-            tags=body.tags,
-            status=body.status,
-            attempt=body.attempt,
-            payload=body.payload,
-            metadata=body.metadata,
-        ),
-        caller_of(request, body.actor),
-        idempotency,
-    )
+    created = await log_of(request).create(body.command(), caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": created.run_id, "version": created.version, "isCached": created.is_cached}
     return json_response(values.dump(answer), 200 if created.is_cached else 201, _replayed(created))
 
@@ -64,24 +46,7 @@ async def trigger(request: Request) -> Response:
     if not task.strip() or len(task) > NAME_CHARACTERS_MAX or not task.isprintable():
         raise bad_request("bad-task", f"a task has 1 to {NAME_CHARACTERS_MAX} printable characters")
     body, idempotency = await read(request, TRIGGER)
-    options = body.options or TriggerOptions()
-    created = await log_of(request).create(
-        CreateRun(
-            run_id=new_run_id(),
-            task=task,
-            parent=options.parent_run_id,
-            tags=options.tags,
-            payload=body.payload,
-            payload_type=options.payload_type,
-            metadata=options.metadata or {},
-            idempotency_key=options.idempotency_key,
-            idempotency_ttl_s=IDEMPOTENCY_TTL_S_DEFAULT
-            if options.idempotency_key_ttl is None
-            else options.idempotency_key_ttl,
-        ),
-        caller_of(request, None),
-        idempotency,
-    )
+    created = await log_of(request).create(body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
     return json_response(values.dump(answer), headers=_replayed(created))
 
@@ -98,14 +63,7 @@ async def set_status(request: Request) -> Response:
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
     moved = await log_of(request).move(
-        ChangeStatus(
-            run_id=run_id,
-            status=body.status,
-            attempt=body.attempt,
-            output=body.output,
-            error=body.error_members(),
-            expected=expected_versions(request),
-        ),
+        body.command(run_id, expected_versions(request)),
         caller_of(request, body.actor),
         idempotency,
     )
@@ -117,7 +75,7 @@ async def set_status(request: Request) -> Response:
 
 
 async def list_runs(request: Request) -> Response:
-    """Answer one page of runs, newest first."""
+    """Answer one page of runs, newest first, as they are or as they stood."""
     check_query(request, _QUERY)
     query = request.query_params
     after, before = query.get("page[after]"), query.get("page[before]")
@@ -127,31 +85,29 @@ async def list_runs(request: Request) -> Response:
         if cursor is not None and not RUN_ID.fullmatch(cursor):
             raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
     log = log_of(request)
-    page = await log.runs(
-        limit=whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        after=after,
-        before=before,
-        statuses=_statuses(request),
-        tasks=_listed(request, "filter[taskIdentifier]"),
-    )
+    at = moment(request, "asOf")
+    filters: Any = {
+        "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
+        "after": after,
+        "before": before,
+        "statuses": _statuses(request),
+        "tasks": _listed(request, "filter[taskIdentifier]"),
+    }
+    if at is None:
+        page = await log.runs(**filters)
+        found, following, previous = page.items, None, None
+        if page.items and page.has_next:
+            following = page.items[-1].id
+        if page.items and page.has_previous:
+            previous = page.items[0].id
+    else:
+        past = await log.runs_as_of(at, **filters)
+        found, following, previous = past.items, past.next, past.previous
+    cursors = {"next": following, "previous": previous}
+    pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
     environment: JsonObject = {"id": log.environment, "name": log.environment}
-    pagination: JsonObject = {}
-    if page.items and page.has_next:
-        pagination["next"] = page.items[-1].id
-    if page.items and page.has_previous:
-        pagination["previous"] = page.items[0].id
-    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
+    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
     return json_response(values.dump({"data": data, "pagination": pagination}))
-
-
-def new_run_id() -> str:
-    """A run id that sorts by the time it was made: `run_` and 25 lower-case letters and digits."""
-    number = uuid_utils.uuid7().int
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = _BASE36[digit] + digits
-    return f"run_{digits:0>25}"
 
 
 def _statuses(request: Request) -> list[Status]:

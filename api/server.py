@@ -8,10 +8,11 @@ from collections.abc import Callable
 import uvicorn
 import uvloop
 
-from api.access import OPEN_ENVIRONMENT, is_loopback
+from api.access import is_loopback
 from api.app import create_app
-from api.settings import BadSettings, Settings
 from ledger.ledger import Ledger
+from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
+from ledger.sqlite import warn_about_old_sqlite
 
 SHUTDOWN_S = 10  # seconds that requests in flight get to finish
 BACKLOG = 2_048  # connections that may wait to be accepted
@@ -72,6 +73,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+    warn_about_old_sqlite()
     ledger = await Ledger.open(
         settings.database_url,
         metadata_bytes_max=settings.metadata_bytes_max,

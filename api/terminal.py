@@ -3,20 +3,23 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from pydantic import JsonValue
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
 from api.client import Client, Failed, connect, without_controls
-from api.settings import BadSettings, Settings, load_settings
+from ledger.settings import PREFIX, BadSettings, Settings, load_settings
 from projections import values
+from projections.errors import BadJson, BadValue
 
 DatabaseUrl = Annotated[
     str | None,
@@ -30,7 +33,15 @@ EnvironmentName = Annotated[
     typer.Option("--environment", help="Which environment to work in (dev unless set).", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The run's id; within a run it may be left out.",
+        envvar="RUN_LEDGER_RUN_ID",
+        show_envvar=False,
+    ),
+]
 
 
 def run_work(
@@ -44,9 +55,42 @@ def run_work(
         BadSettings: The options and settings contradict each other.
     """
     settings = load_settings(database_url=database_url, environment=environment)
+    _refuse_two_places(settings, database_url)
+    asyncio.run(_connected(settings, work))
+
+
+def choose(database_url: str | None, environment: str | None, actor: str | None) -> None:
+    """
+    Let this process, and those that it starts, report as the options say.
+
+    Raises:
+        BadSettings: The options and settings contradict each other.
+    """
+    options = {"database_url": database_url, "environment": environment, "actor": actor}
+    settings = load_settings(**options)
+    _refuse_two_places(settings, database_url)
+    os.environ.update({f"{PREFIX}{name.upper()}": value for name, value in options.items() if value is not None})
+
+
+def json_argument(text: str) -> JsonValue:
+    """
+    A value that was given as JSON.
+
+    Raises:
+        Failed: It is none, or cannot be kept.
+    """
+    try:
+        return values.canonical(values.parse(text))
+    except BadValue as error:
+        raise Failed(f"the value cannot be kept: {error}") from error
+    except BadJson as error:
+        hint = f"""; put text in double quotes: '"{text}"'""" if text.replace("_", "").isalnum() else ""
+        raise Failed(f"the value is not JSON: {error}{hint}") from error
+
+
+def _refuse_two_places(settings: Settings, database_url: str | None) -> None:
     if settings.url is not None and database_url is not None:
         raise BadSettings("--database-url names a database and RUN_LEDGER_URL a server; leave one of them out")
-    asyncio.run(_connected(settings, work))
 
 
 async def _connected(settings: Settings, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:

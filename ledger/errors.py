@@ -15,6 +15,9 @@ What the ledger says when it does not do what it was asked.
     ├── BadCheckpoint           a checkpoint or its key cannot be trusted or used
     ├── LateWrite               the run finished too long ago
     ├── BadCursor               a page was asked for after something that does not exist
+    ├── WriteRefused            what a job reported was not accepted, and why
+    │   └── NotKept             queue and spool are full: the newest report was not taken
+    ├── Unreachable             the ledger gave no answer
     └── Unavailable             nothing was written; the same request may succeed later
         ├── Overloaded          too many writes are waiting
         ├── Busy                another process holds the write lock
@@ -226,6 +229,58 @@ class BadCursor(LedgerError):
     def __init__(self, cursor: str) -> None:
         super().__init__(f"there is nothing at the cursor {cursor!r}; begin again without one")
         self.cursor = cursor
+
+
+class WriteRefused(LedgerError):
+    """
+    What a job reported was not accepted; its other reports are not touched by that.
+
+    Args:
+        run_id: The run that it was about.
+        code: Such as `metadata-too-large`, the same as over HTTP.
+        detail: What is wrong and how to mend it.
+        operations: How many operations that are; 0 for a step in the run's life.
+        missing: The id of the run that would have to exist first, None where the reason is another.
+    """
+
+    def __init__(
+        self, run_id: str, code: str, detail: str, operations: int = 0, missing: str | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.run_id = run_id
+        self.code = code
+        self.operations = operations
+        self.missing = missing
+
+
+class NotKept(WriteRefused):
+    """
+    Neither the ledger nor the spool could take the newest report, and it was not kept.
+
+    Args:
+        run_id: The run that it was about.
+        reason: What is full.
+        operations: How many operations that are.
+    """
+
+    def __init__(self, run_id: str, reason: str, operations: int) -> None:
+        super().__init__(run_id, "not-kept", reason, operations)
+
+
+class Unreachable(LedgerError):
+    """
+    The ledger gave no answer.
+
+    Args:
+        reason: What happened.
+        certain: The request was certainly not carried out; else nobody knows.
+    """
+
+    code = "unreachable"
+
+    def __init__(self, reason: str, *, certain: bool) -> None:
+        super().__init__(reason)
+        self.certain = certain
 
 
 class Unavailable(LedgerError):

@@ -14,7 +14,7 @@ from ledger import statements
 from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
 from ledger.faults import Fault, Report
 from ledger.group import Transaction
-from ledger.rebuild import Difference, compare
+from ledger.rebuild import Discrepancy, compare
 from ledger.sqlite import file_faults, file_of, inspect_file
 from ledger.verify import Claim, count_events, verify_all, verify_run
 
@@ -83,7 +83,7 @@ def verify_one_run(path: Path, environment: str, run_id: str) -> tuple[int, Repo
     return inspect_file(path, work)
 
 
-def compare_database(path: Path, progress: Progress) -> list[Difference]:
+def compare_database(path: Path, progress: Progress) -> list[Discrepancy]:
     """
     Fold every run anew and hold it against what is stored.
 

@@ -23,7 +23,7 @@ CHUNK = 100  # events that are held in memory at once; each may be as large as a
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Discrepancy:
     """
     A run whose stored head or snapshots are not what its events make.
 
@@ -40,7 +40,7 @@ class Difference:
     is_repairable: bool
 
 
-def compare(view: Transaction, progress: Progress = lambda _: None) -> list[Difference]:
+def compare(view: Transaction, progress: Progress = lambda _: None) -> list[Discrepancy]:
     """
     Fold every run anew and hold it against what is stored.
 
@@ -48,12 +48,12 @@ def compare(view: Transaction, progress: Progress = lambda _: None) -> list[Diff
         view: One moment of the database.
         progress: Called with a number of events that were read since the last call.
     """
-    found: list[Difference] = []
+    found: list[Discrepancy] = []
     for log in view.rows(statements.LOGS, {}):
         for head, run in each_run(view, log, progress, lambda _: None):
             if run.fault_count:
                 repairable = _is_repairable(view, log["environment_id"], run)
-                found.append(Difference(log["name"], str(head["run_id"]), tuple(run.faults), repairable))
+                found.append(Discrepancy(log["name"], str(head["run_id"]), tuple(run.faults), repairable))
     return found
 
 

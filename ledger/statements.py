@@ -4,7 +4,9 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -33,8 +36,31 @@ from ledger.tables import (
     runs,
     snapshots,
 )
+from projections.events import RunCreated, RunStatusChanged, RunTagged
+from projections.operations import Update
+
+FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
+FILTER_VALUES_KEPT_MAX = 20  # values in the filters of such a statement; a request may name thousands
+
+LIKE_ESCAPE = "!"
+
+_Filters = ParamSpec("_Filters")
+_Statement = TypeVar("_Statement")
 
 _environment = bindparam("environment_id", type_=Integer)
+
+
+def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_Filters, _Statement]:
+    """Keep what *build* makes, unless its filters hold so many values that keeping it would fill the memory."""
+    kept: Any = lru_cache(FILTERS_KEPT)(build)
+
+    @wraps(build)
+    def chosen(*arguments: _Filters.args, **filters: _Filters.kwargs) -> _Statement:
+        count = sum(len(values) for values in filters.values() if isinstance(values, tuple))
+        statement: _Statement = (build if count > FILTER_VALUES_KEPT_MAX else kept)(*arguments, **filters)
+        return statement
+
+    return chosen
 
 
 def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
@@ -136,6 +162,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
+@_kept_for_usual_filters
 def page_of_runs(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
 ) -> Select[tuple[object, ...]]:
@@ -157,6 +184,28 @@ def page_of_runs(
     return page
 
 
+@_kept_for_usual_filters
+def page_of_runs_as_of(
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
+) -> Select[tuple[object, ...]]:
+    """
+    As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
+    changed since the moment `at`, which may have had another one then.
+    """
+    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks).where(runs.c.run_key <= bindparam("last"))
+    if statuses:
+        page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
+    return page
+
+
+# The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
+NEWEST_RUN = (
+    select(runs.c.run_key, runs.c.created_at)
+    .where(runs.c.environment_id == _environment, runs.c.run_key <= bindparam("run"))
+    .order_by(runs.c.run_key.desc())
+    .limit(1)
+)
+
 # --- events ---
 
 ADD_EVENTS = insert(events)
@@ -175,8 +224,67 @@ EVENTS = (
 # One event of a run.
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
 
+
+@_kept_for_usual_filters
+def page_of_versions(
+    *, newest_first: bool, types: tuple[str, ...], by_actor: bool, by_attempt: bool, by_name: bool
+) -> Select[tuple[int]]:
+    """
+    Versions of a run from `low` to `high`, `count` of them.
+
+    Args:
+        newest_first: From `high` downwards.
+        types: Of one of these types; empty for all.
+        by_actor: Made by `actor`.
+        by_attempt: Made by `attempt`.
+        by_name: With data that is LIKE `pattern`, or of a type that says something of every name. (What SQLite
+            takes for LIKE in other letters besides is sorted out afterwards.)
+    """
+    page = (
+        select(events.c.version)
+        .where(*_run_events, events.c.version >= bindparam("low"), events.c.version <= bindparam("high"))
+        .order_by(events.c.version.desc() if newest_first else events.c.version)
+        .limit(bindparam("count"))
+    )
+    if types:
+        page = page.where(events.c.type.in_(types))
+    if by_actor:
+        page = page.where(events.c.actor == bindparam("actor"))
+    if by_attempt:
+        page = page.where(events.c.attempt == bindparam("attempt"))
+    if by_name:
+        named = events.c.data.like(bindparam("pattern"), escape=LIKE_ESCAPE)
+        page = page.where(or_(events.c.type.in_((RunCreated.event_type, Update.event_type)), named))
+    return page
+
+
 # When one version of a run was recorded: a probe of the search for a moment.
 RECORDED_AT = select(events.c.recorded_at).where(*_run_events, events.c.version == bindparam("version"))
+
+# The event that gave a run the status that it had at a version. (No index knows the types; a run has few steps.)
+STATUS_AT = (
+    select(events.c.version, events.c.type, events.c.data, events.c.attempt, events.c.recorded_at)
+    .where(
+        *_run_events,
+        events.c.version <= bindparam("version"),
+        events.c.type.in_((RunCreated.event_type, RunStatusChanged.event_type)),
+    )
+    .order_by(events.c.version.desc())
+    .limit(1)
+)
+
+# The tags that a run got with versions above `after`, up to `last`: the first `count` times.
+TAGGED = (
+    select(events.c.version, events.c.data)
+    .where(
+        *_run_events,
+        _a_version_above,
+        events.c.version <= bindparam("last"),
+        events.c.type == RunTagged.event_type,
+    )
+    .order_by(events.c.version)
+    .limit(bindparam("count"))
+)
 
 # --- snapshots ---
 

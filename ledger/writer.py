@@ -19,6 +19,7 @@ from ledger.erase import erase
 from ledger.errors import Busy, LedgerError, Overloaded
 from ledger.group import Transaction
 from ledger.writes import Environment, EraseKey, Outcome, Rules, Write
+from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
 GROUP_MAX = 512  # writes in one transaction, which bounds how long one holds the lock
@@ -64,6 +65,10 @@ class Writer:
     def is_alive(self) -> bool:
         """Whether writes are being taken."""
         return not (self._closing or self._task.done())
+
+    def now(self) -> Microseconds:
+        """What the clock shows."""
+        return self._clock()
 
     async def submit(self, environment: Environment, write: Write) -> Outcome:
         """

@@ -1,12 +1,12 @@
 """What can be asked of the log, and what it answers: plain values between callers, writer and transaction."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import JsonValue
 
+from ledger.run_ids import RUN_ID
 from projections.lifecycle import Status
 from projections.operations import Operation
 from projections.paths import Path
@@ -16,8 +16,7 @@ from projections.values import JsonObject
 
 ANONYMOUS = "anonymous"
 REASON_CHARACTERS_MAX = 1_000  # characters of the reason of an erasure
-
-RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
+IDEMPOTENCY_S = 7 * 86_400  # seconds for which an idempotency key is remembered
 
 ListName = Literal["operations", "parentOperations", "rootOperations"]
 
@@ -263,7 +262,7 @@ class Rules:
 
     metadata_bytes_max: int
     late_write_s: int
-    idempotency_s: int = 7 * 86_400
+    idempotency_s: int = IDEMPOTENCY_S
     snapshot_floor_bytes: int = 4_096
 
 

@@ -20,6 +20,7 @@ LINES_MAX = 150
 START_S = 60
 
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHOWN = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
 
 
@@ -108,8 +109,30 @@ def test_the_blocks_lead_from_nothing_to_history(checkout: Path, port: int, serv
     assert [line.split("\t")[0] for line in printed] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.parametrize("backend", ["server", "database"])
+def test_the_job_runs_as_it_is_written(
+    checkout: Path, port: int, server: str, tmp_path: Path, backend: str
+) -> None:
+    variables = {"RUN_LEDGER_SPOOL_DIR": str(tmp_path / "spool")}
+    if backend == "server":
+        variables["RUN_LEDGER_URL"] = f"http://127.0.0.1:{port}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PYTHON[0]],
+        cwd=tmp_path,
+        env={**environment(), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() in README
+    assert (tmp_path / "run-ledger.db").exists() == (backend == "database")
+
+
 def test_no_block_was_left_out() -> None:
     assert len(SHELL) == 4
+    assert len(PYTHON) == 1
     assert len(SHOWN) == 1
 
 
@@ -152,7 +175,7 @@ def test_the_first_screen_shows_what_is_printed(tmp_path: Path, port: int) -> No
     code = f"""
 import asyncio
 from api.client import connect
-from api.settings import load_settings
+from ledger.settings import load_settings
 
 async def main():
     open("run-ledger.db", "w").close()

@@ -18,10 +18,15 @@ from tests.api.service import Service, operation, service
 
 COMMANDS = {
     "serve": "Serve the ledger over HTTP.",
+    "exec": "Run any command as a run",
+    "spool": "What could not be delivered",
     "demo": "Start a server, run a real job beside it",
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",
     "history": "Show what happened to a run",
+    "progress": "Audit a run's progress",
+    "diff": "Show what differs between two states of a run, or between two runs.",
+    "explain": "Show why a value is what it is",
     "runs": "List runs, newest first.",
     "verify": "Verify every event, head and snapshot.",
     "checkpoint": "Sign how many events every log has",

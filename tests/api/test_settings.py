@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from api.client import connect
-from api.settings import BadSettings, load_settings
+from ledger.settings import BadSettings, load_settings
 from tests.api.server import Call, run_ledger, serving
 
 BAD = [
@@ -52,8 +52,10 @@ def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadSettings) as raised:
         load_settings()
     assert str(raised.value) == (
-        f"unknown setting {name}; there are RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, "
-        "RUN_LEDGER_LATE_WRITE_S, RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_URL"
+        f"unknown setting {name}; there are RUN_LEDGER_ACTOR, RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, "
+        "RUN_LEDGER_ENVIRONMENT, RUN_LEDGER_FLUSH_INTERVAL_S, RUN_LEDGER_LATE_WRITE_S, "
+        "RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_RUN_ATTEMPT, RUN_LEDGER_RUN_ID, RUN_LEDGER_RUN_PARENT, "
+        "RUN_LEDGER_RUN_ROOT, RUN_LEDGER_SPOOL_BYTES_MAX, RUN_LEDGER_SPOOL_DIR, RUN_LEDGER_URL"
     )
 
 
@@ -65,7 +67,8 @@ def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         load_settings(environment="Test")
 
 
-def test_the_defaults_are_those_of_the_design() -> None:
+def test_the_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     settings = load_settings()
     assert settings.model_dump() == {
         "database_url": "sqlite+aiosqlite:///run-ledger.db",
@@ -74,6 +77,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "environment": "dev",
         "metadata_bytes_max": 4_096,
         "late_write_s": 3_600,
+        "actor": None,
+        "flush_interval_s": 1.0,
+        "spool_dir": tmp_path / "run-ledger" / "spool",
+        "spool_bytes_max": 64 * 2**20,
+        "run_id": None,
+        "run_attempt": None,
+        "run_parent": None,
+        "run_root": None,
     }
 
 

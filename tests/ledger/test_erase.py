@@ -269,7 +269,6 @@ import asyncio, os, signal, sys
 from ledger import sqlite
 from ledger.ledger import Ledger
 from projections.paths import parse_key
-from projections.size import METADATA_BYTES_MAX
 
 async def main(url, at):
     ledger = await Ledger.open(url)
@@ -289,6 +288,7 @@ async def main(url, at):
         setattr(sqlite.SqliteTransaction, name, counted(getattr(sqlite.SqliteTransaction, name)))
     await log.erase("r", parse_key("m"), "why")
     print(sent)
+    await ledger.close()
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """

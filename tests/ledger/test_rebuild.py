@@ -10,7 +10,7 @@ import pytest
 
 from ledger.errors import RunNotFound, Unsound
 from ledger.ledger import Ledger, Log
-from ledger.rebuild import Difference, compare
+from ledger.rebuild import Discrepancy, compare
 from ledger.sqlite import inspect_file
 from projections.lifecycle import Status
 from projections.operations import Increment
@@ -54,7 +54,7 @@ def alter(database: Database, *statements: str, parameters: tuple[Any, ...] = ()
         connection.commit()
 
 
-def differences(database: Database) -> list[Difference]:
+def differences(database: Database) -> list[Discrepancy]:
     return inspect_file(database.path, compare)
 
 
@@ -147,7 +147,7 @@ async def test_events_that_are_gone_are_not_forgotten_by_their_head(
 
 async def test_a_run_that_went_away_meanwhile_is_said_so(ledger: Ledger, log: Log) -> None:
     with pytest.raises(RunNotFound):
-        await ledger.repair(Difference("dev", "nobody", (), is_repairable=True))
+        await ledger.repair(Discrepancy("dev", "nobody", (), is_repairable=True))
 
 
 async def test_repairs_and_writes_do_not_disturb_each_other(

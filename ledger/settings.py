@@ -1,15 +1,19 @@
 """Settings, from the environment variables that begin with RUN_LEDGER_; options of the command line come first."""
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
+from ledger.run_ids import RUN_ID
+from projections.size import ATTEMPT_MAX, METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX, NAME_CHARACTERS_MAX
 
 PREFIX = "RUN_LEDGER_"
+OPEN_ENVIRONMENT = "dev"  # The one environment that a ledger without API keys serves.
 
 
 class BadSettings(Exception):
@@ -23,6 +27,20 @@ def _address(url: str) -> str:
     return url
 
 
+def _state_folder() -> Path:
+    """
+    Where this user's programs keep what must outlive them.
+
+    Source: the XDG Base Directory Specification, `XDG_STATE_HOME`.
+    """
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        home = Path(state) if state else Path("~/.local/state").expanduser()
+    except RuntimeError:  # A container's user may have no home.
+        home = Path(tempfile.gettempdir()) / f"user-{os.getuid()}"
+    return home / "run-ledger" / "spool"
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -31,9 +49,21 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///run-ledger.db"
     url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_address)] | None = None
     api_key: SecretStr | None = None
-    environment: str = Field(default="dev", pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    environment: str = Field(default=OPEN_ENVIRONMENT, pattern=r"^[a-z][a-z0-9-]{0,31}$")
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
+
+    # What a job reports, and how.
+    actor: str | None = Field(default=None, min_length=1, max_length=NAME_CHARACTERS_MAX)
+    flush_interval_s: float = Field(default=1.0, ge=0.05, le=60)
+    spool_dir: Path = Field(default_factory=_state_folder)
+    spool_bytes_max: int = Field(default=64 * 2**20, ge=2**16)
+
+    # The run that a process works for, as a run tells the processes that it starts.
+    run_id: str | None = Field(default=None, pattern=f"^{RUN_ID.pattern}$")
+    run_attempt: int | None = Field(default=None, ge=1, le=ATTEMPT_MAX)
+    run_parent: str | None = Field(default=None, pattern=f"^{RUN_ID.pattern}$")
+    run_root: str | None = Field(default=None, pattern=f"^{RUN_ID.pattern}$")
 
 
 def load_settings(**options: Any) -> Settings:

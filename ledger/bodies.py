@@ -7,12 +7,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from ledger.writes import RUN_ID
+from ledger.run_ids import RUN_ID, new_run_id
+from ledger.writes import ChangeMetadata, ChangeStatus, CreateRun
 from projections import values
 from projections.events import AnyStatus
 from projections.lifecycle import Status
 from projections.operations import AnyOperation, Object, Operation, Update, Value
 from projections.size import (
+    ATTEMPT_MAX,
+    NAME_CHARACTERS_MAX,
     OPERATIONS_MAX,
     PAYLOAD_BYTES_MAX,
     TAG_CHARACTERS_MAX,
@@ -20,7 +23,6 @@ from projections.size import (
     size_bytes,
 )
 
-NAME_CHARACTERS_MAX = 256  # characters of a task, an actor and other names
 IDEMPOTENCY_TTL_S_DEFAULT = 30 * 86_400  # seconds; the SDK's documentation: keys are kept for 30 days
 IDEMPOTENCY_TTL_S_MAX = 10 * 365 * 86_400  # seconds; ten years, so that the moment it ends can be stored
 
@@ -87,7 +89,7 @@ def _ttl(value: object) -> int:
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
 RunId = Annotated[str, AfterValidator(_run_id)]
-Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
 Payload = Annotated[Value, AfterValidator(_payload)]
 Duration = Annotated[int, BeforeValidator(_ttl)]
@@ -113,6 +115,19 @@ class NewRun(_Wire):
     attempt: Attempt = 1
     actor: Name | None = None
 
+    def command(self) -> CreateRun:
+        """What it asks of the log."""
+        return CreateRun(
+            run_id=self.id or new_run_id(),
+            task=self.task,
+            parent=self.parent_run_id,
+            tags=self.tags,
+            status=self.status,
+            attempt=self.attempt,
+            payload=self.payload,
+            metadata=self.metadata,
+        )
+
 
 class TriggerOptions(_Wire):
     """Options of a trigger; what is not about metadata is accepted and has no effect here."""
@@ -132,6 +147,22 @@ class Trigger(_Wire):
 
     payload: Payload = None
     options: TriggerOptions | None = None
+
+    def command(self, task: str) -> CreateRun:
+        """What it asks of the log, for a run of *task*."""
+        options = self.options or TriggerOptions()
+        ttl_s = options.idempotency_key_ttl
+        return CreateRun(
+            run_id=new_run_id(),
+            task=task,
+            parent=options.parent_run_id,
+            tags=options.tags,
+            payload=self.payload,
+            payload_type=options.payload_type,
+            metadata=options.metadata or {},
+            idempotency_key=options.idempotency_key,
+            idempotency_ttl_s=IDEMPOTENCY_TTL_S_DEFAULT if ttl_s is None else ttl_s,
+        )
 
 
 class RunError(_Wire):
@@ -160,9 +191,16 @@ class NewStatus(_Wire):
     error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error)] | None = None
     actor: Name | None = None
 
-    def error_members(self) -> JsonValue:
-        """The error as it is stored."""
-        return None if self.error is None else self.error.members()
+    def command(self, run_id: str, expected: frozenset[int] | None = None) -> ChangeStatus:
+        """What it asks of the log for a run that has one of the *expected* versions."""
+        return ChangeStatus(
+            run_id=run_id,
+            status=self.status,
+            attempt=self.attempt,
+            output=self.output,
+            error=None if self.error is None else self.error.members(),
+            expected=expected,
+        )
 
 
 class MetadataChange(_Wire):
@@ -176,7 +214,18 @@ class MetadataChange(_Wire):
     attempt: Attempt | None = None
     actor: Name | None = None
 
-    def own_operations(self) -> tuple[Operation, ...]:
+    def command(self, run_id: str, expected: frozenset[int] | None = None) -> ChangeMetadata:
+        """What it asks of the log for a run that has one of the *expected* versions."""
+        return ChangeMetadata(
+            run_id=run_id,
+            operations=self._own_operations(),
+            parent_operations=self.parent_operations,
+            root_operations=self.root_operations,
+            attempt=self.attempt,
+            expected=expected,
+        )
+
+    def _own_operations(self) -> tuple[Operation, ...]:
         """What to do to the run's own metadata; `metadata` is ignored beside a list of operations."""
         from_lists = "operations" in self.model_fields_set or "metadata" not in self.model_fields_set
         return self.operations if from_lists else (Update.model_construct(value=self.metadata),)

@@ -1,0 +1,1 @@
+"""Runs for jobs that other programs start."""
