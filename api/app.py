@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import health, history, metadata, progress, runs
+from api import health, history, metadata, progress, proof, runs
 from api.access import OpenAccess
 from api.problems import HANDLERS
 from ledger.ledger import Ledger, Log
@@ -24,6 +24,7 @@ ROUTES = (
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
 )

@@ -184,8 +184,11 @@ def event_cells(event: dict[str, Any]) -> tuple[str, ...]:
     match event["type"]:
         case "refused":
             what = event["reason"]
-        case kind if kind.startswith("metadata.") and not event["data"]:
-            what = "erased"
+        case kind if kind.startswith("metadata.") and "erased" in event["data"] and "value" not in event:
+            what = f"{key} (erased)"
+        case "run.erased":
+            data = event["data"]
+            what = f"{data['key']} erased from {len(data['redacted']):,} events: {data['reason']}"
         case "metadata.set":
             what = f"{key} = {value}"
         case "metadata.incremented":

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from ledger.faults import Report
 from ledger.history import Entry
 from ledger.reads import RunDetails
 from ledger.writes import Refused
@@ -37,7 +38,7 @@ def json_response(text: str, status: int = 200, headers: dict[str, str] | None =
 
 def event_text(event: Event) -> str:
     """An event as JSON text."""
-    # The data of an operation is its key and value, which stand beside the data too.
+    # The data of an operation is its key and value, or its key and the mark of an erasure; both stand beside it.
     lifted = f"{event.data[1:-1]}," if event.type.startswith("metadata.") and event.data != "{}" else ""
     occurred = "null" if event.occurred_at is None else f'"{format_time(event.occurred_at)}"'
     return (
@@ -165,6 +166,44 @@ def details_members(details: RunDetails) -> dict[str, Any]:
     }
     members.update({name: value for name, value in optional.items() if value is not None})
     return members
+
+
+def verified_members(run_id: str, version: int, report: Report) -> dict[str, Any]:
+    """What verifying one run found."""
+    members: dict[str, Any] = {
+        "runId": run_id,
+        "version": version,
+        "verified": report.is_sound,
+        "events": report.events,
+        **report_members(report),
+    }
+    if report.faults:
+        first = report.faults[0]
+        members["fault"] = {"version": first.version, "what": first.what}
+    return members
+
+
+def report_members(report: Report) -> dict[str, Any]:
+    """What was erased, and what is wrong, as far as a report describes it."""
+    return {
+        "erased": [
+            {
+                "environment": one.environment,
+                "runId": one.run_id,
+                "key": one.key,
+                "reason": one.reason,
+                "actor": one.actor,
+                "recordedAt": format_time(one.recorded_at),
+                "events": one.events,
+            }
+            for one in report.erasures
+        ],
+        "faultCount": report.fault_count,
+        "faults": [
+            {"environment": one.environment, "runId": one.run_id, "version": one.version, "what": one.what}
+            for one in report.faults
+        ],
+    }
 
 
 def plain_payload(payload: JsonValue, payload_type: str | None) -> JsonValue:

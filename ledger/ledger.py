@@ -10,21 +10,26 @@ The ledger: open a database, then work on one environment's log.
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import as_of, history, reads, statements
 from ledger.as_of import RunsPage
+from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.faults import Report
 from ledger.group import Transaction
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.reads import Difference, Page, Point, RunDetails
+from ledger.rebuild import Discrepancy, repair
 from ledger.sqlite import SqliteStore
+from ledger.verify import Claim, grow, origin, verify_run
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,
@@ -34,6 +39,7 @@ from ledger.writes import (
     Command,
     CreateRun,
     Environment,
+    EraseKey,
     IdempotencyKey,
     Outcome,
     Refused,
@@ -123,6 +129,52 @@ class Moved:
     is_replay: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """
+    A run after an erasure.
+
+    Attributes:
+        run_id: The run.
+        version: Its version.
+        events: How many events lost something.
+    """
+
+    run_id: str
+    version: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """
+    A run that was verified.
+
+    Attributes:
+        version: The version its head has.
+        report: What was found.
+    """
+
+    version: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """
+    A checkpoint that was made now.
+
+    Attributes:
+        claim: What it says.
+        note: The signed note.
+        public_key: The key to verify it with, under the name that the note gives it.
+    """
+
+    claim: Claim
+    note: str
+    public_key: str
+
+
 class Ledger:
     """
     An open database.
@@ -197,6 +249,62 @@ class Ledger:
             known = self._environments[environment] = Environment(environment_id, environment)
         return Log(self._store, self._writer, known, self.rules)
 
+    async def repair(self, difference: Discrepancy) -> None:
+        """
+        Put the head and the snapshots of a run right, folded from its events within one write transaction.
+
+        Raises:
+            Unsound: Its events do not verify, or some are gone; nothing was changed.
+            RunNotFound: There is no such run any more.
+            Unavailable: Nothing was written; try again.
+        """
+        environment = (await self.log(difference.environment)).environment_id
+        where = difference.environment, difference.run_id
+        await self._store.write(lambda transaction: repair(transaction, environment, *where))
+
+    async def checkpoint(self, key: SigningKey) -> list[Checkpoint]:
+        """
+        Sign the size and Merkle root of every environment's log.
+
+        What was read for the last checkpoint is not read again: the tree goes on from there.
+
+        Raises:
+            Unsound: A log is not what its last checkpoint was made of.
+            Unavailable: Nothing was written; try again.
+        """
+        grown = await self._store.inspect(
+            lambda view: [(log, *grow(view, log)) for log in view.rows(statements.LOGS, {})]
+        )
+        made = []
+        for log, tree, earlier in grown:
+            claim = Claim(log["name"], log["epoch"], tree.size, tree.root())
+            note = key.sign(claim)
+            if earlier != note:
+                row = {
+                    "environment_id": log["environment_id"],
+                    "size": tree.size,
+                    "root": claim.root,
+                    "compact_range": tree.dump(),
+                    "note": note,
+                    "created_at": time.time_ns() // 1000,
+                }
+                await self._store.write(partial(_keep_checkpoint, row=row))
+            made.append(Checkpoint(claim, note, verifier_key(origin(claim.environment, claim.epoch), key.public)))
+        return made
+
+    async def existing_log(self, environment: str, run_id: str) -> "Log":
+        """
+        The log of an environment, which is not made for a run that cannot be in it.
+
+        Raises:
+            RunNotFound: There is no such environment.
+            ValueError: No name for an environment.
+        """
+        row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
+        if row is None:
+            raise RunNotFound(run_id)
+        return await self.log(environment)
+
 
 class Log:
     """
@@ -215,6 +323,11 @@ class Log:
     def environment(self) -> str:
         """The environment's name."""
         return self._environment.name
+
+    @property
+    def environment_id(self) -> int:
+        """The number that comes first in every key of the environment."""
+        return self._environment.id
 
     @property
     def is_writing(self) -> bool:
@@ -552,6 +665,33 @@ class Log:
         """
         return await self._store.read(lambda reader: reads.refusals(reader, self._environment.id, run_id))
 
+    async def verify(self, run_id: str) -> Verified:
+        """
+        Verify the chain, the head, the snapshots and the erasures of a run.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        where = self._environment
+        return Verified(*await self._store.inspect(lambda view: verify_run(view, where.id, where.name, run_id)))
+
+    async def erase(self, run_id: str, path: Path, reason: str, caller: Caller = NOBODY) -> Erased:
+        """
+        Take what ever stood at a path out of a run's events, its metadata, snapshots and refusals.
+
+        The file still holds it until the engine has written it anew; see `ledger.sqlite.sweep`.
+
+        Raises:
+            RunNotFound: There is no such run.
+            NothingToErase: Nothing ever stood there.
+            Unsound: The run does not verify.
+            ValueError: The reason is empty or too long.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(EraseKey(run_id=run_id, path=path, reason=reason), caller, None)
+        assert not isinstance(outcome, Replayed)
+        return Erased(run_id, outcome.run.version, outcome.redacted)
+
     async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))
 
@@ -568,6 +708,12 @@ async def _open_store(url: str) -> SqliteStore:
             f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"
         )
     return await SqliteStore.open(parsed)
+
+
+def _keep_checkpoint(transaction: Transaction, row: dict[str, Any]) -> None:
+    which = {"environment": row["environment_id"], "events": row["size"]}
+    transaction.send(statements.FORGET_CHECKPOINT, [which])  # Of another key or epoch.
+    transaction.send(statements.ADD_CHECKPOINT, [row])
 
 
 def _add_environment(transaction: Transaction, name: str) -> int:

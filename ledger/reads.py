@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
 from ledger.heads import Head, read_head, read_run
+from ledger.refold import read_event
 from ledger.writes import Refused
 from projections import values
 from projections.diff import patch
@@ -232,7 +233,7 @@ async def event(reader: Reader, environment_id: int, own: Head, version: int) ->
     """One event of a run, which has it."""
     row = await reader.row(statements.EVENT, environment_id=environment_id, run_key=own.key, version=version)
     assert row is not None, f"run {own.run.id} lacks version {version}"
-    return _read_event(row, own.run.id)
+    return read_event(row, own.run.id)
 
 
 async def version_at(reader: Reader, environment_id: int, own: Head, at: Microseconds) -> int:
@@ -293,20 +294,4 @@ async def events_after(
         last=last,
         count=count,
     )
-    return [_read_event(row, own.run.id) for row in rows]
-
-
-def _read_event(row: Any, run_id: str) -> Event:
-    return Event(
-        position=row["position"],
-        run_id=run_id,
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        actor=row["actor"],
-        attempt=row["attempt"],
-        headers=row["headers"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        hash=row["hash"],
-    )
+    return [read_event(row, own.run.id) for row in rows]

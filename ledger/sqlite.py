@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cache, partial
@@ -30,7 +30,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from ledger import statements
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
-from ledger.migrate import refuse_foreign, upgrade
+from ledger.migrate import HEAD, refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
@@ -70,6 +70,7 @@ class SqliteStore:
         self._idle: list[_ReadingConnection] = []
         self._turn = asyncio.Semaphore(READERS_MAX)
         self._reads: set[asyncio.Task[Any]] = set()
+        self._inspecting = asyncio.Lock()
         self._closed = False
         self._point = _connect_reader(path)
         self._point.row_factory = None
@@ -131,6 +132,21 @@ class SqliteStore:
         task.add_done_callback(self._reads.discard)
         return await asyncio.shield(task)
 
+    async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        """
+        Run *work* on one moment of the database, in a thread of its own, because it takes long.
+
+        One at a time: several would only share the processor, and leave too little of it to everybody else.
+
+        Raises:
+            Unavailable: It cannot be read.
+        """
+        self._refuse_closed()
+        task = asyncio.create_task(self._inspect(work))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
+
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
         self._refuse_closed()
@@ -159,6 +175,10 @@ class SqliteStore:
             self._idle.append(connection)
             return result
 
+    async def _inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        async with self._inspecting:
+            return await asyncio.to_thread(inspect_file, self._path, work)
+
     def _refuse_closed(self) -> None:
         if self._closed:
             raise Busy("the ledger is closed; open it again")
@@ -185,9 +205,100 @@ class SqliteStore:
             writer.close()
 
 
+def file_of(url: URL) -> Path:
+    """
+    The file that a database URL names.
+
+    Raises:
+        UnusableDatabase: It names none, or a file that is not there.
+    """
+    path = _file(url)
+    if not path.exists():
+        raise UnusableDatabase(f"there is no database {path}; name another with --database-url")
+    return path
+
+
+def inspect_file(path: Path, work: Callable[[Transaction], _Result]) -> _Result:
+    """
+    Run *work* on one moment of a database file, which is opened for reading only.
+
+    Text that is not UTF-8 any more is read with its bad bytes as halves of characters, which no hash accepts.
+
+    Raises:
+        UnusableDatabase: It is no database of this release.
+        Unavailable: It cannot be read.
+    """
+    try:
+        with closing(_connect(path, read_only=True)) as connection:
+            connection.text_factory = _read_text
+            _check_release(connection, path)
+            connection.execute("BEGIN")
+            return work(SqliteTransaction(connection))
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise UnusableDatabase(f"{path} is not a SQLite database") from error
+        _translate(error)
+
+
+def file_faults(path: Path) -> list[str]:
+    """What SQLite itself finds wrong with a file: pages, indexes, constraints, and rows that refer to no other."""
+    with closing(_connect(path, read_only=True)) as connection:
+        found = [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+        dangling = connection.execute("PRAGMA foreign_key_check").fetchmany(20)
+        found += [f"a row of {row[0]} refers to a row of {row[2]} that does not exist" for row in dangling]
+        return found
+
+
+def sweep(path: Path) -> bool:
+    """
+    Write the whole file anew, so that nothing that was erased is left in it, its -wal or its -shm.
+
+    Returns:
+        False when another process has the database open; nothing was done then.
+
+    Raises:
+        Unavailable: The storage failed; what was erased may still be in the file.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            # In this mode nobody else may have the file open, and nobody can open it.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF in _BUSY:
+                    return False
+                raise
+            connection.execute("COMMIT")
+            connection.execute("VACUUM")
+            ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return not busy
+    except sqlite3.Error as error:
+        _translate(error)
+
+
+def _check_release(connection: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "alembic_version" not in tables:
+        refuse_foreign(tables)
+        raise UnusableDatabase(f"{path} is empty; it holds no ledger")
+    refuse_foreign(tables)
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if found is None or found[0] != HEAD:
+        raise UnusableDatabase(
+            f"{path} has the tables of another release ({found and found[0]}, this one knows {HEAD}); "
+            "run run-ledger migrate, or upgrade Run Ledger"
+        )
+
+
+def _read_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
 class SqliteTransaction:
     """
-    An open write transaction: the ledger's statements, run by Python's own driver.
+    An open transaction, to write in or to read one moment: the ledger's statements, run by Python's own driver.
 
     SQLAlchemy writes their text once; to run them through it would cost more than running them does.
     """
@@ -198,6 +309,10 @@ class SqliteTransaction:
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
         return self._connection.execute(_text(statement), parameters).fetchall()
+
+    def stream(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """The rows of a statement one after the other, none of them before it is asked for."""
+        return self._connection.execute(_text(statement), parameters)
 
     def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of *rows*."""
@@ -355,8 +470,9 @@ def _migrate(url: URL) -> None:
         upgrade(connection)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    name = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
+    connection = sqlite3.connect(name, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False, uri=read_only)
     connection.row_factory = sqlite3.Row
     _prepare(connection)
     return connection

@@ -18,12 +18,24 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
+    null,
     or_,
     select,
     update,
 )
 
-from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
+from ledger.tables import (
+    checkpoints,
+    environments,
+    erasures,
+    events,
+    idempotency,
+    logs,
+    refusals,
+    runs,
+    snapshots,
+)
 from projections.events import RunCreated, RunStatusChanged, RunTagged
 from projections.operations import Update
 
@@ -338,3 +350,156 @@ EXPIRED_KEYS = (
     .where(idempotency.c.environment_id == _environment, idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("count"))
 )
+
+# --- the whole log, to be proven: read row by row, never at once ---
+
+# Every environment with its log; one without a log has no epoch.
+LOGS = (
+    select(environments, logs.c.last_position, logs.c.last_run_key, logs.c.last_recorded_at, logs.c.epoch)
+    .outerjoin(logs, logs.c.environment_id == environments.c.environment_id)
+    .order_by(environments.c.environment_id)
+)
+
+# How many events an environment has.
+COUNT_EVENTS = select(func.count().label("count")).where(events.c.environment_id == _environment)
+
+# Heads in the order of their keys, with the depth of the parent; one of them.
+ALL_HEADS = _heads().add_columns(parents.c.depth.label("parent_depth")).order_by(runs.c.run_key)
+ONE_HEAD = ALL_HEADS.where(runs.c.run_id == bindparam("run_id"))
+
+# Events run by run in the order of their versions; those of one run.
+ALL_EVENTS = (
+    select(events).where(events.c.environment_id == _environment).order_by(events.c.run_key, events.c.version)
+)
+ONE_RUNS_EVENTS = ALL_EVENTS.where(events.c.run_key == bindparam("run_key"))
+
+# Kept snapshots in the same order; those of one run.
+ALL_SNAPSHOTS = (
+    select(snapshots)
+    .where(snapshots.c.environment_id == _environment)
+    .order_by(snapshots.c.run_key, snapshots.c.version)
+)
+ONE_RUNS_SNAPSHOTS = ALL_SNAPSHOTS.where(snapshots.c.run_key == bindparam("run_key"))
+
+# Erasures in the same order; those of one run.
+ALL_ERASURES = (
+    select(erasures)
+    .where(erasures.c.environment_id == _environment)
+    .order_by(erasures.c.run_key, erasures.c.number)
+)
+ONE_RUNS_ERASURES = ALL_ERASURES.where(erasures.c.run_key == bindparam("run_key"))
+
+# The log in the order of positions above `after`, up to `last`: what an event's place in it rests on.
+POSITIONS = (
+    select(events.c.position, events.c.run_key, events.c.version, events.c.recorded_at, events.c.hash)
+    .where(
+        events.c.environment_id == _environment,
+        events.c.position > bindparam("after"),
+        events.c.position <= bindparam("last"),
+    )
+    .order_by(events.c.position)
+)
+
+# The id of a run by its key.
+RUN_ID = select(runs.c.run_id).where(runs.c.environment_id == _environment, runs.c.run_key == bindparam("run_key"))
+
+# --- erasures ---
+
+# Open an erasure, which lets the data of that run's events be redacted, and close it again.
+OPEN_ERASURE = insert(erasures)
+CLOSE_ERASURE = (
+    update(erasures)
+    .where(
+        erasures.c.environment_id == bindparam("environment"),
+        erasures.c.run_key == bindparam("run"),
+        erasures.c.number == bindparam("which"),
+    )
+    .values(open=null())
+)
+
+# How many erasures a run has had.
+COUNT_ERASURES = select(func.count().label("count")).where(
+    erasures.c.environment_id == _environment, erasures.c.run_key == bindparam("run_key")
+)
+
+# Put a redacted copy in the place of an event's data. `at` is its position.
+REDACT_EVENT = (
+    update(events)
+    .where(events.c.environment_id == bindparam("environment"), events.c.position == bindparam("at"))
+    .values(data=bindparam("data"), salt=bindparam("salt"), commitment=bindparam("commitment"))
+)
+
+# Put other metadata in a kept snapshot. `at` is its version.
+CHANGE_SNAPSHOT = (
+    update(snapshots)
+    .where(
+        snapshots.c.environment_id == bindparam("environment"),
+        snapshots.c.run_key == bindparam("run"),
+        snapshots.c.version == bindparam("at"),
+    )
+    .values(metadata=bindparam("metadata"))
+)
+
+# Drop a snapshot that stands for no version of its run. `at` is its version.
+DROP_SNAPSHOT = delete(snapshots).where(
+    snapshots.c.environment_id == bindparam("environment"),
+    snapshots.c.run_key == bindparam("run"),
+    snapshots.c.version == bindparam("at"),
+)
+
+# Put other words in a refusal. `place` is its slot.
+CHANGE_REFUSAL = (
+    update(refusals)
+    .where(
+        refusals.c.environment_id == bindparam("environment"),
+        refusals.c.run_key == bindparam("run"),
+        refusals.c.slot == bindparam("place"),
+    )
+    .values(key=bindparam("key"), reason=bindparam("reason"))
+)
+
+# What is remembered of requests that named a run and left operations unapplied.
+UNAPPLIED = select(idempotency.c.key, idempotency.c.unapplied).where(
+    idempotency.c.environment_id == _environment,
+    idempotency.c.run_key == bindparam("run_key"),
+    func.length(idempotency.c.unapplied) > literal_column("2"),
+)
+
+# Put other words in what is remembered. `remembered` is its key.
+CHANGE_UNAPPLIED = (
+    update(idempotency)
+    .where(idempotency.c.environment_id == bindparam("environment"), idempotency.c.key == bindparam("remembered"))
+    .values(unapplied=bindparam("unapplied"))
+)
+
+# A whole head, as `rebuild` puts it right. `environment` and `run` name it; the rest are its columns.
+REPAIR_HEAD = (
+    update(runs)
+    .where(runs.c.environment_id == bindparam("environment"), runs.c.run_key == bindparam("run"))
+    .values(
+        {
+            column: bindparam(column.name)
+            for column in runs.c
+            if column.name not in {"environment_id", "run_key", "run_id"}
+        }
+    )
+)
+
+# --- checkpoints ---
+
+# The checkpoints of an environment, smallest first.
+CHECKPOINTS = select(checkpoints).where(checkpoints.c.environment_id == _environment).order_by(checkpoints.c.size)
+
+# The largest one.
+LAST_CHECKPOINT = (
+    select(checkpoints)
+    .where(checkpoints.c.environment_id == _environment)
+    .order_by(checkpoints.c.size.desc())
+    .limit(1)
+)
+
+# Keep a checkpoint, and forget the one of the same size first. `environment` and `events` name it.
+FORGET_CHECKPOINT = delete(checkpoints).where(
+    checkpoints.c.environment_id == bindparam("environment"), checkpoints.c.size == bindparam("events")
+)
+ADD_CHECKPOINT = insert(checkpoints)

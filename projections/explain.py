@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from projections.events import Body, Event, RunCreated
+from projections.events import Event, RunCreated, StoredBody
 from projections.history import named_path, touches
 from projections.metadata import Absent, value_at
 from projections.operations import AppendItem, Delete, Increment, MetadataOperation, Set, Update
@@ -58,7 +58,7 @@ def wiped_by(steps: Sequence[Step], later: int | None = None) -> list[int | None
     return wipers[::-1]
 
 
-def _is_fresh(path: Path, body: Body, before: JsonValue | Absent) -> bool:
+def _is_fresh(path: Path, body: StoredBody, before: JsonValue | Absent) -> bool:
     """Whether an event that touched the value at *path* made it without regard to what it was before."""
     match body:
         case RunCreated() | Update() | Delete():

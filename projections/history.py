@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from projections import values
-from projections.events import Body, Event, RunCreated
-from projections.metadata import ABSENT, Absent, evolve, value_at
+from projections.events import Event, Redacted, RunCreated, RunErased, StoredBody
+from projections.metadata import ABSENT, Absent, blank, evolve, remove_places, value_at
 from projections.operations import Delete, MetadataOperation, Update
 from projections.paths import Path, literal, parse_key
 from projections.size import size_bytes
@@ -38,18 +38,20 @@ def replay(metadata: JsonObject, events: Iterable[Event]) -> Iterator[tuple[Even
         metadata = after
 
 
-def metadata_after(metadata: JsonObject, body: Body) -> JsonObject:
+def metadata_after(metadata: JsonObject, body: StoredBody) -> JsonObject:
     """One step of the fold over all kinds of events; most steps of a run's life leave its metadata alone."""
     match body:
         case RunCreated():
             return body.metadata
         case MetadataOperation():
             return evolve(metadata, body)
+        case Redacted(key=key, removed=removed):
+            return blank(metadata, key) if body.blank else remove_places(metadata, key, removed)
         case _:
             return metadata
 
 
-def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bool:
+def touches(path: Path, body: StoredBody, before: JsonObject, after: JsonObject) -> bool:
     """
     Whether an event was about the value at *path*: a change to it, to what holds it, or to what it holds.
 
@@ -59,7 +61,9 @@ def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bo
     match body:
         case RunCreated() | Update():
             return not _same(value_at(before, path), value_at(after, path))
-        case MetadataOperation():
+        case RunErased(path=names):
+            return path.overlaps(Path(names, literal=False))
+        case MetadataOperation() | Redacted():
             named = named_path(body)
             if named is None:
                 return False
@@ -69,7 +73,7 @@ def touches(path: Path, body: Body, before: JsonObject, after: JsonObject) -> bo
             return False
 
 
-def effect(body: Body, before: JsonObject, after: JsonObject) -> Effect:
+def effect(body: StoredBody, before: JsonObject, after: JsonObject) -> Effect:
     """
     What an event did: to the value that its key names, or for `metadata.updated` to the top-level members that it
     changed, as objects of those. Creation has only an after, all of the first metadata; other events have neither.
@@ -84,13 +88,13 @@ def effect(body: Body, before: JsonObject, after: JsonObject) -> Effect:
                 if not _same(before.get(name, ABSENT), after.get(name, ABSENT))
             }
             return Effect(_only(before, changed), _only(after, changed))
-        case MetadataOperation() if (named := named_path(body)) is not None:
+        case MetadataOperation() | Redacted() if (named := named_path(body)) is not None:
             return Effect(value_at(before, named), value_at(after, named))
         case _:
             return Effect(ABSENT, ABSENT)
 
 
-def named_path(operation: MetadataOperation) -> Path | None:
+def named_path(operation: MetadataOperation | Redacted) -> Path | None:
     """The path that an operation's key names; None for `update`, and where an erasure took the key."""
     key: str | None = getattr(operation, "key", None)
     if key is None:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
 from projections.errors import BadPath
-from projections.events import Body, RunCreated
+from projections.events import Redacted, RunCreated, StoredBody
 from projections.metadata import value_at
 from projections.operations import Delete, MetadataOperation, Update
 from projections.paths import FORBIDDEN_LITERAL, Path, literal, parse_key
@@ -71,20 +71,20 @@ class ProgressKey:
         return Reading(value, total if total is not None and total >= TOTAL_MIN else math.nan)
 
 
-def changed_member(body: Body) -> str | None:
+def changed_member(body: StoredBody) -> str | None:
     """The one top-level member of the metadata that an event can change, None where it may be any."""
     match body:
         case RunCreated() | Update():
             return None
         case Delete(key=key):
             return key
-        case MetadataOperation():
+        case MetadataOperation() | Redacted():
             return parse_key(body.key).names[0]
         case _:
             return ""  # No operation; a member of this name matters to nobody.
 
 
-def keys_in(metadata: JsonObject, body: Body, named: Path | None = None) -> Iterator[ProgressKey]:
+def keys_in(metadata: JsonObject, body: StoredBody, named: Path | None = None) -> Iterator[ProgressKey]:
     """
     The progress keys in what an event wrote.
 

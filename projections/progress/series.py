@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from projections.events import Body, Event
+from projections.events import Event, StoredBody
 from projections.history import touches
 from projections.operations import MetadataOperation
 from projections.progress.keys import ProgressKey, Reading
@@ -156,7 +156,7 @@ class Series:
         self._is_soft = self._is_pause_soft = False
         self._late = when.late if self._late is None else min(self._late, when.late)
 
-    def is_about(self, member: str | None, body: Body, before: JsonObject, after: JsonObject) -> bool:
+    def is_about(self, member: str | None, body: StoredBody, before: JsonObject, after: JsonObject) -> bool:
         """Whether an event, which can change this *member* of the metadata only, is about the key or its total."""
         if member is not None and member not in self._members:
             return False

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.ledger import Ledger, Log
-from tests.ledger.support import Clock, Database
+from tests.ledger.support import Clock, Database, check_sound
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
 
@@ -38,9 +38,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Database:
-    """A database without rows, one for each engine."""
-    return Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
+def database(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Iterator[Database]:
+    """A database without rows, one for each engine. What a test leaves in it has to verify."""
+    database = Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
+    yield database
+    if request.node.get_closest_marker("altered") is None:
+        check_sound(database.path)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "altered: the test alters its database behind the ledger's back")
 
 
 @pytest.fixture

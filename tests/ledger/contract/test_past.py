@@ -521,6 +521,7 @@ async def test_a_cursor_of_a_later_run_begins_at_the_newest_run_of_the_moment(lo
         await log.runs_as_of(at, limit=5, after="nobody")
 
 
+@pytest.mark.altered
 async def test_tags_are_those_of_the_moment(log: Log, clock: Clock, database: Database, ledger: Ledger) -> None:
     await create(log, "run_1", tags=("a",))
     before = clock.now
