@@ -532,7 +532,10 @@ def attach() -> Execution | None:
         _logger.warning("nothing is reported about run %s: %s", os.environ.get(current.RUN_ID), error)
         return None
     assert settings.run_id is not None
-    outbox = Outbox(settings.run_id, attempt=settings.run_attempt)
+    configuration.attached()
+    outbox = Outbox(
+        settings.run_id, attempt=settings.run_attempt, parent=settings.run_parent, root=settings.run_root
+    )
     if settings.run_parent is not None and settings.run_root is not None:
         outbox.know_family(settings.run_parent, settings.run_root)
     return Execution(reporter, outbox)

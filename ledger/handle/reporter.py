@@ -82,7 +82,6 @@ class Reporter:
         self._queued_bytes = 0
         self._told: set[str] = set()
         self.lock = threading.Lock()
-        self.after_add: Callable[[], None] | None = None
         self.not_kept = 0
 
     @property
@@ -111,8 +110,6 @@ class Reporter:
             wake = self._note(outbox)
         if wake:
             self._background.call(self._plan, outbox)
-        if self.after_add is not None:
-            self.after_add()
 
     def add_request(self, outbox: Outbox, request: Request) -> None:
         """Take a request that is no operation."""
@@ -266,10 +263,16 @@ class Reporter:
     def _plan(self, outbox: Outbox) -> None:
         loop = asyncio.get_running_loop()
         due = max(loop.time() + LINGER_S, outbox.flushed_at + self._interval_s)
-        loop.call_at(due, self._begin_delivery, outbox)
+        if outbox.planned is not None:  # For what a flush took since.
+            outbox.planned.cancel()
+        outbox.planned = loop.call_at(due, self._begin_delivery, outbox)
 
     def _begin_delivery(self, outbox: Outbox) -> None:
-        if (outbox.items or outbox.requests) and not self._suspended:
+        if self._suspended or not (outbox.items or outbox.requests):
+            return
+        if asyncio.get_running_loop().time() + LINGER_S < outbox.flushed_at + self._interval_s:
+            self._plan(outbox)  # A flush came between.
+        else:
             self._task(self._deliver_safely(outbox))
 
     async def _deliver_safely(self, outbox: Outbox) -> None:

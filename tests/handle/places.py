@@ -112,7 +112,7 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a program; it ends by itself or is killed by the test."""
     return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", script, *arguments],
+        [sys.executable, "-W", "error::ResourceWarning", "-c", script, *arguments],
         env=environment(**(variables or {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -151,14 +151,12 @@ FOREIGN = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nnull",
-    b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
-    + b'{"version": "7"}\n',
+    b'HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"version": "7"}\n',
     b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno",
     b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n"
     + b'{"detail": "no"}'[:15],
     b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 422 Unprocessable\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n"
-    + b'{"detail": []}',
+    b'HTTP/1.1 422 Unprocessable\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"detail": []}',
     b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
@@ -256,15 +254,16 @@ def test_a_full_spool_refuses_the_newest_and_says_so(
     configure(away.target, spool_dir=away.spool, flush_interval_s=QUICK_S, spool_bytes_max=65_536)
     with run("t") as r:
         gone(between)
-        refused = []
+        refused, said = [], ""
         for number in range(60):
             try:
                 metadata.set("x", [number, "y" * 2_000]).flush()
             except NotKept as error:
                 refused.append(number)
-                assert "full" in str(error)
-                assert "RUN_LEDGER_SPOOL_BYTES_MAX" in str(error)
+                said = str(error)
         assert refused
+        assert "full" in said
+        assert "RUN_LEDGER_SPOOL_BYTES_MAX" in said
         assert refused == list(range(refused[0], 60))  # What came first is kept.
         assert len(warnings.records) == 2
         assert sum(path.stat().st_size for path in away.spool.iterdir()) < 200_000
@@ -359,12 +358,12 @@ def test_refusals_that_nobody_asks_for_are_logged_once(place: Place, warnings: p
 
 def test_a_refusal_of_what_only_the_ledger_can_know_is_raised(place: Place) -> None:
     with run("t", metadata={"l": [], "n": 1.7e308}) as r:
-        for change in (
-            lambda: metadata.set("$.l.65536", 1),
-            lambda: metadata.increment("n", 1.7e308),
-            lambda: metadata.set("$.l.length", 1),
+        for change, key, value in (
+            (metadata.set, "$.l.65536", 1),
+            (metadata.increment, "n", 1.7e308),
+            (metadata.set, "$.l.length", 1),
         ):
-            change()
+            change(key, value)
             with pytest.raises(WriteRefused):
                 metadata.flush()
         metadata.set("ok", 1).flush()
@@ -443,7 +442,7 @@ def test_what_could_count_twice_is_set_aside_and_said(
     configure(away.target, spool_dir=away.spool, flush_interval_s=QUICK_S)
     with run("another"):
         metadata.set("a", 1).flush()
-        until(lambda: [entry["set_aside"] for entry in waiting(away.spool)][0])
+        until(lambda: next(iter(waiting(away.spool)))["set_aside"])
         until(lambda: len(waiting(away.spool)) == 1)
     assert away.metadata(r.id) == {"n": 11}
     (entry,) = waiting(away.spool)
@@ -459,7 +458,7 @@ def test_what_was_refused_after_it_waited_is_set_aside_and_raised(away: Place, b
         back(between)
         until(lambda: away.values(r.id, "x") == [1, 3])
         with pytest.raises(WriteRefused, match="limit is 4,096"):
-            until(lambda: metadata.flush())
+            until(metadata.flush)
     (entry,) = [entry for entry in waiting(away.spool) if entry["set_aside"]]
     assert "metadata-too-large" in entry["set_aside"]
     configure(None)
