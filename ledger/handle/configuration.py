@@ -114,7 +114,7 @@ def executing(execution: Execution) -> None:
 
 def attached() -> None:
     """A run that another process executes is reported about here."""
-    _take_signal()
+    heed_signal()
 
 
 def executed(execution: Execution) -> None:
