@@ -112,11 +112,6 @@ def executing(execution: Execution) -> None:
     heed_signal()
 
 
-def attached() -> None:
-    """A run that another process executes is reported about here."""
-    heed_signal()
-
-
 def executed(execution: Execution) -> None:
     """It is executed no more."""
     _executing.discard(execution)

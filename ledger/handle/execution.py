@@ -532,7 +532,7 @@ def attach() -> Execution | None:
         _logger.warning("nothing is reported about run %s: %s", os.environ.get(current.RUN_ID), error)
         return None
     assert settings.run_id is not None
-    configuration.attached()
+    configuration.heed_signal()
     outbox = Outbox(
         settings.run_id, attempt=settings.run_attempt, parent=settings.run_parent, root=settings.run_root
     )

@@ -111,7 +111,7 @@ with run("t", id=sys.argv[1]):
         metadata.set("y", 1)
         metadata.current()
 """
-    for attempt in range(3):
+    for attempt in range(2):
         name = f"tight-{attempt}-{apart.name}"
         ended = terminated(script, apart, name)
         assert ended.code == -signal.SIGTERM
@@ -370,6 +370,7 @@ def test_many_processes_of_one_group_deliver_one_spool_once(
         process.stdin.write("\n")
     for process in processes:
         assert finished(process).code == 0
+    between.mode = "pass"
     program("from ledger import run\nwith run('t'): pass", variables=place.variables)
     until(lambda: not waiting(place.spool))
     for number in range(4):
@@ -384,6 +385,8 @@ def test_the_end_is_not_delayed_by_a_server_that_is_away(
     script = """
 import sys, time
 from ledger import metadata, run
+from ledger.handle import http
+http.TIMEOUT_S = 1
 with run("t"):
     for number in range(20):
         metadata.set("x", number)
@@ -422,6 +425,8 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(tmp_path:
         script = """
 import sys
 from ledger import metadata, run
+from ledger.handle import http
+http.TIMEOUT_S = 1
 with run("t", id="job"):
     for line in sys.stdin:
         for number in range(*map(int, line.split())):
