@@ -32,6 +32,7 @@ from ledger.migrate import refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
+CHANGE_POLL_S = 0.025  # seconds between two looks whether another connection wrote, while somebody waits for it
 READERS_MAX = 4  # connections for reads that are not answered on the spot
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
@@ -69,6 +70,7 @@ class SqliteStore:
         self._point = _connect(path)
         self._point.row_factory = None
         self._point.execute("PRAGMA query_only = ON")
+        self._data_version: int | None = None
 
     @classmethod
     async def open(cls, url: URL) -> "SqliteStore":
@@ -144,6 +146,32 @@ class SqliteStore:
         except sqlite3.Error as error:
             _translate(error)
         return row
+
+    async def last_position(self, environment_id: int) -> int:
+        """The last position of an environment's log; answered at once."""
+        self._refuse_closed()
+        try:
+            row = self._point.execute(_text(statements.LOG), {"environment_id": environment_id}).fetchone()
+        except sqlite3.Error as error:
+            _translate(error)
+        return int(row[0])
+
+    async def changed(self) -> None:
+        """
+        Wait until something may have been committed since the last call, by whatever process.
+
+        SQLite tells nobody; its data_version says in microseconds whether another connection wrote.
+        """
+        while True:
+            self._refuse_closed()
+            try:
+                (version,) = self._point.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                _translate(error)
+            if version != self._data_version:
+                self._data_version = version
+                return
+            await asyncio.sleep(CHANGE_POLL_S)
 
     async def _read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
         try:
