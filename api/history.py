@@ -8,10 +8,8 @@ from starlette.responses import Response
 from api.metadata import VERSION_MAX
 from api.problems import bad_request
 from api.rendering import event_text, json_response
-from api.requests import check_query, log_of, run_id_of, whole_number
+from api.requests import check_query, key_path, log_of, run_id_of, whole_number
 from projections import values
-from projections.errors import BadPath
-from projections.paths import Path, parse_key
 
 PAGE_DEFAULT = 100  # events
 PAGE_MAX = 1_000  # events
@@ -26,7 +24,7 @@ async def get_history(request: Request) -> Response:
         limit=whole_number(request, "limit", 1, PAGE_MAX) or PAGE_DEFAULT,
         after=whole_number(request, "after", 0, VERSION_MAX),
         order=_order(request),
-        key=_key(request),
+        key=key_path(request, "key"),
     )
     pagination: values.JsonObject = {}
     if page.has_next:
@@ -43,13 +41,3 @@ def _order(request: Request) -> Literal["asc", "desc"]:
             return "desc"
         case other:
             raise bad_request("bad-parameter", f"order must be asc or desc, not {other[:40]!r}")
-
-
-def _key(request: Request) -> Path | None:
-    text = request.query_params.get("key")
-    if text is None:
-        return None
-    try:
-        return parse_key(text)
-    except BadPath as error:
-        raise bad_request("bad-path", str(error)) from error

@@ -13,6 +13,8 @@ from ledger.ledger import Log
 from ledger.run_ids import RUN_ID
 from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
 from projections import values
+from projections.errors import BadPath
+from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
@@ -155,9 +157,14 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     return Caller(actor=actor or ANONYMOUS, traceparent=trace)
 
 
-def check_query(request: Request, known: AbstractSet[str]) -> None:
+def check_query(request: Request, known: AbstractSet[str], *, repeatable: AbstractSet[str] = frozenset()) -> None:
     """
     Refuse a query parameter that means nothing here, or that is given twice: it would be ignored in silence.
+
+    Args:
+        request: The request.
+        known: The parameters that mean something here.
+        repeatable: Those of them that may be given several times.
 
     Raises:
         Problem: 400.
@@ -168,7 +175,7 @@ def check_query(request: Request, known: AbstractSet[str]) -> None:
         if name not in known:
             allowed = f"there are {', '.join(sorted(known))}" if known else "this route takes none"
             raise bad_request("unknown-parameter", f"unknown query parameter {name!r}; {allowed}")
-        if names.count(name) > 1:
+        if names.count(name) > 1 and name not in repeatable:
             raise bad_request("repeated-parameter", f"the query parameter {name!r} is given twice")
 
 
@@ -194,6 +201,22 @@ def whole_number(request: Request, name: str, low: int, high: int) -> int | None
             {"limit": high},
         )
     return number
+
+
+def key_path(request: Request, name: str) -> Path | None:
+    """
+    A query parameter that reads like an operation's key, None when it is not there.
+
+    Raises:
+        Problem: 400.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return parse_key(text)
+    except BadPath as error:
+        raise bad_request("bad-path", str(error)) from error
 
 
 def moment(request: Request, name: str) -> Microseconds | None:
