@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import events, health, history, live, metadata, runs
+from api import events, health, history, live, metadata, progress, runs
 from api.access import OpenAccess
 from api.problems import HANDLERS
 from api.streams import StreamLimits, Streams
@@ -18,6 +18,9 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata", metadata.metadata, methods=["GET", "PUT"]),
     Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/live", live.run_live, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/progress", progress.get_progress, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/diff", history.get_diff, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),

@@ -45,5 +45,5 @@ def selection_of(request: Request) -> Selection:
         task=query.get("task"),
         tags=frozenset(query.getlist("tag")),
         run_id=run_id,
-        key=key_path(request, "key"),
+        key=key_path(request),
     )

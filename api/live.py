@@ -9,13 +9,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from api.events import FILTERS, selection_of
-from api.metadata import VERSION_MAX
 from api.problems import bad_request
 from api.rendering import event_text
-from api.requests import check_query, header, key_path, log_of, run_id_of
+from api.requests import VERSION_MAX, check_query, header, key_path, log_of, run_id_of
 from api.streams import EventStream, NoStream, Seat, Streams, frame, heartbeat, next_batch, opening
 from ledger.errors import BadCursor
-from ledger.feed import Cursor, Entry
+from ledger.feed import Cursor, FeedEvent
 from projections import values
 from projections.events import RunStatusChanged
 from projections.runs import Run
@@ -25,7 +24,7 @@ from projections.values import JsonObject
 _VERSION = re.compile(r"0|[1-9][0-9]{0,15}")
 
 # Every reader of an event is sent the same text; it is made once, and goes with the event.
-_texts: WeakKeyDictionary[Entry, str] = WeakKeyDictionary()
+_texts: WeakKeyDictionary[FeedEvent, str] = WeakKeyDictionary()
 
 
 async def run_live(request: Request) -> ASGIApp:
@@ -33,7 +32,7 @@ async def run_live(request: Request) -> ASGIApp:
     run_id = run_id_of(request)
     check_query(request, {"after", "from", "snapshot", "until", "key"})
     after = _run_place(request)
-    key = key_path(request, "key")
+    key = key_path(request)
     ends = _choice(request, "until", "finished")
     if ends and key is not None:
         raise bad_request(
@@ -132,7 +131,7 @@ def _finished(run_id: str, version: int, status: str) -> bytes:
     return frame(values.dump(members), id=str(version), event="finished").encode()
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: FeedEvent) -> str:
     text = _texts.get(entry)
     if text is None:
         text = _texts[entry] = event_text(entry.event)

@@ -6,10 +6,14 @@ from typing import Any
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from ledger.history import Entry
 from ledger.reads import RunDetails
+from ledger.writes import Refused
 from projections import values
 from projections.errors import BadJson, BadValue
 from projections.events import Event
+from projections.explain import Step
+from projections.metadata import Absent
 from projections.runs import Run
 from projections.times import format_time
 
@@ -42,6 +46,59 @@ def event_text(event: Event) -> str:
         f'"headers":{event.headers},"occurredAt":{occurred},"recordedAt":"{format_time(event.recorded_at)}",'
         f'"hash":"{event.hash.hex()}"}}'
     )
+
+
+def entry_text(entry: Entry) -> str:
+    """An event with what it did, as JSON text; a value that was not there is left out."""
+    before = "" if entry.before is None else f'"before":{entry.before},'
+    after = "" if entry.after is None else f'"after":{entry.after},'
+    return f'{event_text(entry.event)[:-1]},{before}{after}"sizeBytes":{entry.size_bytes}}}'
+
+
+def refusal_text(run_id: str, refused: Refused) -> str:
+    """A refusal as JSON text; no values."""
+    optional = {"key": refused.key, "sizeBytes": refused.size_bytes, "limitBytes": refused.limit_bytes}
+    members: dict[str, Any] = {
+        "runId": run_id,
+        "version": refused.version,
+        "type": "refused",
+        "code": refused.code,
+        "reason": refused.reason,
+        **{name: value for name, value in optional.items() if value is not None},
+        "actor": refused.actor,
+        "attempt": refused.attempt,
+        "headers": values.load(refused.headers),
+        "recordedAt": format_time(refused.recorded_at),
+    }
+    return values.dump(members)
+
+
+def step_text(step: Step, wiped_by: int | None) -> str:
+    """One event of an explanation as JSON text: who did what in which run, and what came of it."""
+    event = step.event
+    headers = values.load(event.headers)
+    assert isinstance(headers, dict)
+    value = {} if isinstance(step.value, Absent) else {"valueAfter": step.value}
+    members: dict[str, Any] = {
+        "version": event.version,
+        "type": event.type,
+        **_asked(event),
+        "actor": event.actor,
+        "attempt": event.attempt,
+        **{name: headers[name] for name in ("sourceRun", "sourceAttempt", "onBehalfOf") if name in headers},
+        "occurredAt": None if event.occurred_at is None else format_time(event.occurred_at),
+        "recordedAt": format_time(event.recorded_at),
+        **value,
+        **({} if wiped_by is None else {"wipedBy": wiped_by}),
+    }
+    return values.dump(members)
+
+
+def _asked(event: Event) -> values.JsonObject:
+    """The key and value of an operation that has a key; what replaces all says more than was asked."""
+    data = values.load(event.data)
+    assert isinstance(data, dict)
+    return {name: data[name] for name in ("key", "value") if name in data} if "key" in data else {}
 
 
 def run_members(run: Run) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.problems import Problem
 from ledger.errors import SubscriptionEnded, Unavailable
-from ledger.feed import Entry
+from ledger.feed import FeedEvent
 from ledger.subscriptions import Subscription
 
 RETRY_MS = 1_000  # milliseconds after which a browser comes back
@@ -222,7 +222,7 @@ class NoStream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def next_batch(subscription: Subscription, timeout_s: float) -> Sequence[Entry] | None:
+async def next_batch(subscription: Subscription, timeout_s: float) -> Sequence[FeedEvent] | None:
     """The next events, none after a silence; None once the subscription has ended or the log cannot be read."""
     try:
         return await subscription.next(timeout_s)

@@ -69,7 +69,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Entry:
+class FeedEvent:
     """
     An event as the feed carries it. Two entries are never equal, so that what is made of one can be kept with it.
 
@@ -119,12 +119,12 @@ class Selection:
             and self.tags <= tags
         )
 
-    def takes(self, entry: Entry) -> bool:
+    def takes(self, entry: FeedEvent) -> bool:
         """Whether an event is wanted, as far as that can be told without the metadata it changed."""
         return self.takes_run(entry.event.run_id, entry.task, entry.tags)
 
 
-EVERYTHING = Selection()
+WHOLE_FEED = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class FeedPage:
         epoch: The log's mark.
     """
 
-    entries: list[Entry]
+    entries: list[FeedEvent]
     position: int
     last: int
     epoch: str
@@ -230,7 +230,7 @@ async def place_in_run(reader: Reader, environment_id: int, run_id: str, after: 
 
 
 async def page(
-    reader: Reader, environment_id: int, *, after: Cursor | int, limit: int, selection: Selection = EVERYTHING
+    reader: Reader, environment_id: int, *, after: Cursor | int, limit: int, selection: Selection = WHOLE_FEED
 ) -> FeedPage:
     """
     The events after a place, `limit` at most.
@@ -273,7 +273,7 @@ def read_event(row: Mapping[str, Any], run_id: str) -> Event:
 
 async def _pick(
     reader: Reader, environment_id: int, after: int, last: int, limit: int, selection: Selection
-) -> tuple[list[Entry], int]:
+) -> tuple[list[FeedEvent], int]:
     """Wanted events in the order of the log, and how far the log was looked through for them."""
     count = SCAN_EVENTS_MAX if selection.is_by_run else limit
     rows = await reader.rows(statements.WEIGHTS, environment_id=environment_id, after=after, count=count)
@@ -293,7 +293,7 @@ async def _pick(
 
 async def _pick_of_run(
     reader: Reader, environment_id: int, after: int, last: int, limit: int, selection: Selection
-) -> tuple[list[Entry], int]:
+) -> tuple[list[FeedEvent], int]:
     """As `_pick`, but along the stream of the one run that is wanted: nothing else is looked at."""
     assert selection.run_id is not None
     run_key = await _run_key(reader, environment_id, selection.run_id)
@@ -318,7 +318,7 @@ async def _pick_of_run(
     return [_entry(row, labels) for row in found], last if whole else after
 
 
-async def _about(reader: Reader, environment_id: int, entries: list[Entry], key: Path) -> list[Entry]:
+async def _about(reader: Reader, environment_id: int, entries: list[FeedEvent], key: Path) -> list[FeedEvent]:
     """
     Those of *entries* that are about the value at *key*.
 
@@ -337,16 +337,16 @@ async def _about(reader: Reader, environment_id: int, entries: list[Entry], key:
     return [entry for entry in entries if entry.position in wanted]
 
 
-def _by_run(entry: Entry) -> tuple[str, int]:
+def _by_run(entry: FeedEvent) -> tuple[str, int]:
     return entry.event.run_id, entry.event.version
 
 
 _Labels = tuple[str, str, frozenset[str]]
 
 
-def _entry(row: Mapping[str, Any], labels: Mapping[int, _Labels]) -> Entry:
+def _entry(row: Mapping[str, Any], labels: Mapping[int, _Labels]) -> FeedEvent:
     run_id, task, tags = labels[row["run_key"]]
-    return Entry(read_event(row, run_id), task, tags)
+    return FeedEvent(read_event(row, run_id), task, tags)
 
 
 async def _labels(reader: Reader, environment_id: int, run_keys: Iterable[int]) -> dict[int, _Labels]:

@@ -18,11 +18,13 @@ from typing import Literal, NamedTuple
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import feed, reads, statements
+from ledger import as_of, feed, history, reads, statements
+from ledger.as_of import RunsPage
 from ledger.errors import RunNotFound, UnusableDatabase
-from ledger.feed import EVERYTHING, Cursor, FeedPage, Selection
+from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
 from ledger.group import Transaction
-from ledger.reads import Page, RunDetails
+from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
+from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.sqlite import SqliteStore
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.writer import Writer
@@ -45,6 +47,7 @@ from ledger.writes import (
 from projections.events import Event
 from projections.lifecycle import Status
 from projections.paths import Path
+from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.runs import Run
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
 from projections.snapshot import Snapshot
@@ -366,6 +369,43 @@ class Log:
             )
         )
 
+    async def runs_as_of(
+        self,
+        at: Microseconds,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        statuses: Sequence[Status] = (),
+        tasks: Sequence[str] = (),
+    ) -> RunsPage:
+        """
+        Runs as they stood at a moment, after the last event recorded by then; newest first.
+
+        Args:
+            at: The moment. Runs that were created later are left out.
+            limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
+            after: Only runs older than this run.
+            before: Only runs newer than this run, the nearest ones, instead.
+            statuses: That had any of these then; empty for all.
+            tasks: Any of these; empty for all.
+
+        Raises:
+            BadCursor: `after` or `before` names no run.
+        """
+        return await self._store.read(
+            lambda reader: as_of.runs(
+                reader,
+                self._environment.id,
+                at,
+                limit=limit,
+                after=after,
+                before=before,
+                statuses=tuple(statuses),
+                tasks=tuple(tasks),
+            )
+        )
+
     async def history(
         self,
         run_id: str,
@@ -376,7 +416,7 @@ class Log:
         key: Path | None = None,
     ) -> Page[Event]:
         """
-        The events of a run.
+        The events of a run, without what they did.
 
         Args:
             run_id: The run.
@@ -389,13 +429,13 @@ class Log:
             RunNotFound: There is no such run.
         """
         return await self._store.read(
-            lambda reader: reads.history(
+            lambda reader: history.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
         )
 
     async def events(
-        self, *, limit: int, after: Cursor | None = None, selection: Selection = EVERYTHING
+        self, *, limit: int, after: Cursor | None = None, selection: Selection = WHOLE_FEED
     ) -> FeedPage:
         """
         A page of the feed: the events of all runs, in the order of the log.
@@ -415,7 +455,7 @@ class Log:
         )
 
     async def subscribe(
-        self, *, after: Cursor | None = None, from_start: bool = False, selection: Selection = EVERYTHING
+        self, *, after: Cursor | None = None, from_start: bool = False, selection: Selection = WHOLE_FEED
     ) -> Subscription:
         """
         Follow the feed: what it holds behind a place, then what is committed, each event once and in order.
@@ -457,6 +497,128 @@ class Log:
             self._environment,
             lambda reader: feed.place_in_run(reader, self._environment.id, run_id, after),
             Selection(run_id=run_id, key=key),
+        )
+
+    async def progress(
+        self,
+        run_id: str,
+        *,
+        key: Path | None = None,
+        scale: ScaleChoice | None = None,
+        stall_after_s: float | None = None,
+        attempt: AttemptChoice = "current",
+    ) -> ProgressAudit:
+        """
+        How a run went, judged from its events: how far, how fast, where it stood still, when it went backwards.
+
+        Args:
+            run_id: The run.
+            key: Where its progress is; found by itself by default.
+            scale: How to read it; told from its values by default.
+            stall_after_s: Seconds without movement that make a stall; told from the run's rhythm by default.
+            attempt: The last attempt, all of them as one, or one by its number.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        fold = ProgressFold(key=key, attempt=attempt)
+        await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
+        return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
+
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        before: int | None = None,
+        order: Literal["asc", "desc"] = "asc",
+        wanted: Wanted = EVERYTHING,
+        refusals: bool = False,
+    ) -> HistoryPage:
+        """
+        The history of a run: its events with what each of them did.
+
+        Args:
+            run_id: The run.
+            limit: At most this many events; a page also ends once it holds 8 MiB of them and their values.
+            after: Begin behind this version, in the order asked for.
+            before: End in front of this version, in the order asked for, instead.
+            order: Oldest or newest first.
+            wanted: Which events.
+            refusals: Show between them what was refused.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(
+            lambda reader: history.entries(
+                reader,
+                self._environment.id,
+                run_id,
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+                wanted=wanted,
+                refusals=refusals,
+            )
+        )
+
+    async def explain(
+        self,
+        run_id: str,
+        key: Path,
+        *,
+        version: int | None = None,
+        at: Microseconds | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> Explanation:
+        """
+        Why a value is what it is, or was at a version or moment: the events that touched it, the last of them.
+
+        Args:
+            run_id: The run.
+            key: The value.
+            version: After this many events; the current one by default.
+            at: After the last event recorded at or before this moment, instead.
+            limit: At most this many events; fewer once they hold 8 MiB.
+            before: Only events in front of this version.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: It has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: history.explain(
+                reader,
+                self._environment.id,
+                run_id,
+                key=key,
+                version=version,
+                at=at,
+                limit=limit,
+                before=before,
+            )
+        )
+
+    async def diff(self, run_id: str, start: Point, end: Point, to_run: str | None = None) -> Difference:
+        """
+        What differs between two states: of one run, or of two.
+
+        Args:
+            run_id: The run of the first state.
+            start: The version or moment of the first state.
+            end: That of the second.
+            to_run: The run of the second state, the same by default.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: A run has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: reads.diff(reader, self._environment.id, run_id, start, to_run or run_id, end)
         )
 
     async def refusals(self, run_id: str) -> list[Refused]:

@@ -2,9 +2,9 @@
 The embedded engine: one SQLite file, shared by any number of threads and processes.
 
 One thread writes, on one connection that nothing else touches: a whole group of requests costs one hop to that
-thread and one sync. Larger reads go through a pool of aiosqlite connections. The read of one head is answered on
-the spot, on a connection of the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty
-times that.
+thread and one sync. A larger read costs one hop too: the whole of it, with all its statements and what is folded
+from them, is carried out in one of a few threads. The read of one head is answered on the spot, on a connection of
+the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty times that.
 
 WAL with `synchronous=FULL`: a commit returns after the log is synced, and readers never wait for writers.
 """
@@ -13,17 +13,16 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ledger import statements
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
@@ -33,7 +32,8 @@ from ledger.migrate import refuse_foreign, upgrade
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
 CHANGE_POLL_S = 0.025  # seconds between two looks whether another connection wrote, while somebody waits for it
-READERS_MAX = 4  # connections for reads that are not answered on the spot
+READERS_MAX = 4  # threads, each with a connection, for reads that are not answered on the spot
+STATEMENTS_KEPT = 256  # texts of statements that are written for the filters of a request; some dozens are in use
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
 # Source: the SQLite 3.51.3 release notes (the WAL-reset bug) and its backports.
@@ -60,16 +60,15 @@ class SqliteStore:
     Use `open` to make one and `close` to let it go.
     """
 
-    def __init__(self, path: Path, thread: ThreadPoolExecutor, readers: AsyncEngine) -> None:
+    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         self._path = path
         self._thread = thread
         self._writer: sqlite3.Connection | None = None
-        self._readers = readers
+        self._readers = ThreadPoolExecutor(max_workers=READERS_MAX, thread_name_prefix="ledger-reader")
+        self._idle: list[sqlite3.Connection] = []
         self._closed = False
-        self._reads: set[asyncio.Task[Any]] = set()
-        self._point = _connect(path)
+        self._point = _connect_reader(path)
         self._point.row_factory = None
-        self._point.execute("PRAGMA query_only = ON")
         self._data_version: int | None = None
 
     @classmethod
@@ -81,18 +80,10 @@ class SqliteStore:
             UnusableDatabase: It is no database, a newer release wrote it, or it cannot be opened.
         """
         path = _file(url)
-        readers = create_async_engine(
-            url.set(drivername="sqlite+aiosqlite"),
-            pool_size=READERS_MAX,
-            max_overflow=0,
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
-        )
-        event.listen(readers.sync_engine, "connect", _on_connect)
-        event.listen(readers.sync_engine, "begin", _begin)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         try:
             await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
-            return cls(path, thread, readers)
+            return cls(path, thread)
         except (DBAPIError, sqlite3.Error) as error:
             thread.shutdown()
             raise UnusableDatabase(f"cannot open {path}: {_reason(error)}") from error
@@ -106,10 +97,7 @@ class SqliteStore:
             return
         self._closed = True
         self._point.close()
-        if self._reads:
-            await asyncio.wait(self._reads)
-        await self._readers.dispose()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_connections)
         self._thread.shutdown()
 
     async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
@@ -123,18 +111,15 @@ class SqliteStore:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
 
-    async def read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
+    async def read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         """
-        Run *work* on a consistent view of the database.
+        Run *work* on a consistent view of the database, in a reader's thread.
 
-        A caller that is cancelled does not stop it: a statement cut short would leave its connection in the middle
-        of a read, the log could not be folded back into the file and would grow without end.
+        A caller that is cancelled does not stop it once it has begun: it ends its transaction in any case, or the
+        log could not be folded back into the file and would grow without end.
         """
         self._refuse_closed()
-        task = asyncio.create_task(self._read(work))
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
-        return await asyncio.shield(task)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._view, work)
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
@@ -173,12 +158,33 @@ class SqliteStore:
                 return
             await asyncio.sleep(CHANGE_POLL_S)
 
-    async def _read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
+    def _view(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         try:
-            async with self._readers.connect() as connection, connection.begin():
-                return await work(Reader(connection))
-        except DBAPIError as error:
+            # Whichever is free: there are as many as threads that ever read at once.
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect_reader()
+        try:
+            connection.execute("BEGIN")
+            result = _complete(work(Reader(connection)))
+        except sqlite3.Error as error:
+            connection.close()  # A connection that saw the storage fail is not trusted again.
             _translate(error)
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+        return result
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        try:
+            return _connect_reader(self._path)
+        except sqlite3.Error as error:
+            _translate(error)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
+        self._idle.append(connection)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -199,6 +205,12 @@ class SqliteStore:
                 _translate(error)
             raise
         return result
+
+    def _close_connections(self) -> None:
+        self._readers.shutdown()
+        for connection in self._idle:
+            connection.close()
+        self._close_writer()
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -226,31 +238,64 @@ class SqliteTransaction:
 
 
 class Reader:
-    """Reads on one connection, in one transaction."""
+    """
+    Reads on one connection, in one transaction.
 
-    def __init__(self, connection: Any) -> None:
+    Its methods are coroutines because an engine over the network needs them so; these never wait.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    async def rows(self, statement: Any, **parameters: Any) -> list[Any]:
-        """All rows of a statement as mappings."""
-        found = await self._connection.execute(statement, parameters)
-        return list(found.mappings().all())
+    async def rows(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
+        """All rows of a statement, by column name."""
+        text, constants = _text_and_constants(statement)
+        return self._connection.execute(text, {**constants, **parameters}).fetchall()
 
-    async def row(self, statement: Any, **parameters: Any) -> Any | None:
+    async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
-        found = await self._connection.execute(statement, parameters)
-        return found.mappings().first()
+        text, constants = _text_and_constants(statement)
+        cursor = self._connection.execute(text, {**constants, **parameters})
+        row = cursor.fetchone()
+        cursor.close()
+        return row
+
+
+def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine that waits for nothing from its beginning to its end."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+    work.close()
+    raise AssertionError("a read may wait for nothing but its statements")
 
 
 @cache
 def _text(statement: ClauseElement) -> str:
-    """The text of a statement, with named parameters for what its callers give."""
+    """The text of one of the ledger's constant statements, with named parameters for what its callers give."""
+    text, constants = _text_and_constants(statement)
+    assert not constants, "a statement that holds values of its own"
+    return text
+
+
+@lru_cache(STATEMENTS_KEPT)
+def _text_and_constants(statement: ClauseElement) -> tuple[str, dict[str, Any]]:
+    """The text of a statement, and the values that it was built with as further parameters."""
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     text = str(compiled)
+    constants: dict[str, Any] = {}
     for name, constant in compiled.params.items():
         if isinstance(constant, int):  # SQLAlchemy passes OFFSET 0 as a parameter of its own.
             text = text.replace(f":{name}", str(constant))
-    return text
+        elif isinstance(constant, list | tuple):  # As it does what stands in IN (...), which it writes out later.
+            listed = {f"{name}_item_{place}": value for place, value in enumerate(constant)}
+            text = text.replace(f"__[POSTCOMPILE_{name}]", ", ".join(f":{item}" for item in listed))
+            constants |= listed
+        elif constant is not None:
+            constants[name] = constant
+    return text, constants
 
 
 def _prepare_file(path: Path, url: URL) -> None:
@@ -294,6 +339,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 def _on_connect(connection: Any, _record: object) -> None:
     _prepare(connection)
 
@@ -309,10 +360,6 @@ def _prepare(connection: Any) -> None:
 
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 def _file(url: URL) -> Path:

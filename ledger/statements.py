@@ -4,6 +4,7 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -16,11 +17,18 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
 
 from ledger.tables import environments, events, idempotency, logs, refusals, runs, snapshots
+from projections.events import RunCreated, RunStatusChanged, RunTagged
+from projections.operations import Update
+
+FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
+
+LIKE_ESCAPE = "!"
 
 _environment = bindparam("environment_id", type_=Integer)
 
@@ -140,6 +148,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
+@lru_cache(FILTERS_KEPT)
 def page_of_runs(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
 ) -> Select[tuple[object, ...]]:
@@ -160,6 +169,28 @@ def page_of_runs(
         page = page.where(runs.c.task.in_(tasks))
     return page
 
+
+@lru_cache(FILTERS_KEPT)
+def page_of_runs_as_of(
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
+) -> Select[tuple[object, ...]]:
+    """
+    As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
+    changed since the moment `at`, which may have had another one then.
+    """
+    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks).where(runs.c.run_key <= bindparam("last"))
+    if statuses:
+        page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
+    return page
+
+
+# The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
+NEWEST_RUN = (
+    select(runs.c.run_key, runs.c.created_at)
+    .where(runs.c.environment_id == _environment, runs.c.run_key <= bindparam("run"))
+    .order_by(runs.c.run_key.desc())
+    .limit(1)
+)
 
 # --- events ---
 
@@ -204,8 +235,67 @@ EVENTS_AT = (
 # Where one version of a run stands in the log: a probe of the search for a position.
 POSITION_OF = select(events.c.position).where(*_run_events, events.c.version == bindparam("version"))
 
+
+@lru_cache(FILTERS_KEPT)
+def page_of_versions(
+    *, newest_first: bool, types: tuple[str, ...], by_actor: bool, by_attempt: bool, by_name: bool
+) -> Select[tuple[int]]:
+    """
+    Versions of a run from `low` to `high`, `count` of them.
+
+    Args:
+        newest_first: From `high` downwards.
+        types: Of one of these types; empty for all.
+        by_actor: Made by `actor`.
+        by_attempt: Made by `attempt`.
+        by_name: With data that is LIKE `pattern`, or of a type that says something of every name. (What SQLite
+            takes for LIKE in other letters besides is sorted out afterwards.)
+    """
+    page = (
+        select(events.c.version)
+        .where(*_run_events, events.c.version >= bindparam("low"), events.c.version <= bindparam("high"))
+        .order_by(events.c.version.desc() if newest_first else events.c.version)
+        .limit(bindparam("count"))
+    )
+    if types:
+        page = page.where(events.c.type.in_(types))
+    if by_actor:
+        page = page.where(events.c.actor == bindparam("actor"))
+    if by_attempt:
+        page = page.where(events.c.attempt == bindparam("attempt"))
+    if by_name:
+        named = events.c.data.like(bindparam("pattern"), escape=LIKE_ESCAPE)
+        page = page.where(or_(events.c.type.in_((RunCreated.event_type, Update.event_type)), named))
+    return page
+
+
 # When one version of a run was recorded: a probe of the search for a moment.
 RECORDED_AT = select(events.c.recorded_at).where(*_run_events, events.c.version == bindparam("version"))
+
+# The event that gave a run the status that it had at a version. (No index knows the types; a run has few steps.)
+STATUS_AT = (
+    select(events.c.version, events.c.type, events.c.data, events.c.attempt, events.c.recorded_at)
+    .where(
+        *_run_events,
+        events.c.version <= bindparam("version"),
+        events.c.type.in_((RunCreated.event_type, RunStatusChanged.event_type)),
+    )
+    .order_by(events.c.version.desc())
+    .limit(1)
+)
+
+# The tags that a run got with versions above `after`, up to `last`: the first `count` times.
+TAGGED = (
+    select(events.c.version, events.c.data)
+    .where(
+        *_run_events,
+        _a_version_above,
+        events.c.version <= bindparam("last"),
+        events.c.type == RunTagged.event_type,
+    )
+    .order_by(events.c.version)
+    .limit(bindparam("count"))
+)
 
 # --- snapshots ---
 

@@ -13,13 +13,13 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Protocol, Self, TypeVar
 
 from ledger import feed
 from ledger.errors import SubscriptionEnded, Unavailable
-from ledger.feed import Cursor, Entry, Place, Selection
+from ledger.feed import Cursor, FeedEvent, Place, Selection
 from ledger.group import Recorded
 from ledger.reads import Reader
 from ledger.writes import Environment
@@ -39,7 +39,7 @@ _position = attrgetter("position")
 class Store(Protocol):
     """An engine, as far as following its log needs it."""
 
-    async def read(self, work: Callable[[Reader], Awaitable[_Result]]) -> _Result:
+    async def read(self, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
         """Run *work* on a consistent view of the database."""
 
     async def last_position(self, environment_id: int) -> int:
@@ -80,7 +80,7 @@ class Subscription:
         """The cursor of a reader who has handled everything up to a position."""
         return Cursor(self._epoch, position)
 
-    async def next(self, timeout_s: float | None = None) -> list[Entry]:
+    async def next(self, timeout_s: float | None = None) -> list[FeedEvent]:
         """
         The next events, as soon as there are any; a bounded number of them.
 
@@ -120,7 +120,7 @@ class Subscription:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def __aiter__(self) -> AsyncIterator[Entry]:
+    async def __aiter__(self) -> AsyncIterator[FeedEvent]:
         while True:
             try:
                 entries = await self.next()
@@ -129,7 +129,7 @@ class Subscription:
             for entry in entries:
                 yield entry
 
-    def wants(self, entry: Entry) -> bool:
+    def wants(self, entry: FeedEvent) -> bool:
         """Whether it has to be woken for an event."""
         return self._selection.takes(entry)
 
@@ -151,15 +151,15 @@ class Subscription:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    async def _read(self) -> list[Entry]:
+    async def _read(self) -> list[FeedEvent]:
         """One page from the log."""
         page = await self._tail.page(self._position, BATCH_EVENTS_MAX, self._selection)
         self._position = page.position
         return page.entries
 
-    def _take(self) -> list[Entry]:
+    def _take(self) -> list[FeedEvent]:
         """What the tail holds behind the position."""
-        found: list[Entry] = []
+        found: list[FeedEvent] = []
         weight = 0
         entries = self._tail.entries
         for index in range(bisect_right(entries, self._position, key=_position), len(entries)):
@@ -200,7 +200,7 @@ class _Tail:
         self._store = store
         self._environment_id = environment_id
         self.start = self.end = end
-        self.entries: list[Entry] = []
+        self.entries: list[FeedEvent] = []
         self._bytes = 0
         self.members: set[Subscription] = set()
         self._parked: set[Subscription] = set()
@@ -208,7 +208,7 @@ class _Tail:
         self._catching_up = False
         self._grew = False
 
-    async def page(self, after: int, limit: int, selection: Selection = feed.EVERYTHING) -> feed.FeedPage:
+    async def page(self, after: int, limit: int, selection: Selection = feed.WHOLE_FEED) -> feed.FeedPage:
         """A page of the log itself."""
         return await self._store.read(
             lambda reader: feed.page(reader, self._environment_id, after=after, limit=limit, selection=selection)
@@ -262,7 +262,7 @@ class _Tail:
         finally:
             self._catching_up = False
 
-    def _append(self, entries: Sequence[Entry]) -> None:
+    def _append(self, entries: Sequence[FeedEvent]) -> None:
         """Take in the next events of the log, and wake who wants one of them."""
         before, self.end = self.end, entries[-1].position
         for entry in entries:
@@ -275,7 +275,7 @@ class _Tail:
             self._trim()
         self._wake(before, entries)
 
-    def _wake(self, before: int, entries: Sequence[Entry]) -> None:
+    def _wake(self, before: int, entries: Sequence[FeedEvent]) -> None:
         for run_id in {entry.event.run_id for entry in entries} & self._parked_by_run.keys():
             for subscription in self._parked_by_run.pop(run_id):
                 subscription.wake(before)
@@ -332,7 +332,7 @@ class Subscriptions:
         self._closed = False
 
     async def open(
-        self, environment: Environment, find: Callable[[Reader], Awaitable[Place]], selection: Selection
+        self, environment: Environment, find: Callable[[Reader], Coroutine[Any, Any, Place]], selection: Selection
     ) -> Subscription:
         """
         Begin a subscription.
@@ -406,6 +406,6 @@ class Subscriptions:
             _logger.exception("cannot read on in the log; trying again")
 
 
-def _entry(recorded: Recorded, row: Mapping[str, Any]) -> Entry:
+def _entry(recorded: Recorded, row: Mapping[str, Any]) -> FeedEvent:
     run = recorded.heads[row["run_key"]].run
-    return Entry(feed.read_event(row, run.id), run.task, frozenset(run.tags))
+    return FeedEvent(feed.read_event(row, run.id), run.task, frozenset(run.tags))

@@ -18,6 +18,7 @@ from ledger.commit import Committed, commit_group
 from ledger.errors import Busy, Overloaded, Unavailable
 from ledger.group import Recorded, Transaction
 from ledger.writes import Environment, Outcome, Rules, Write
+from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
 GROUP_MAX = 512  # writes in one transaction, which bounds how long one holds the lock
@@ -71,6 +72,10 @@ class Writer:
     def is_alive(self) -> bool:
         """Whether writes are being taken."""
         return not (self._closing or self._task.done())
+
+    def now(self) -> Microseconds:
+        """What the clock shows."""
+        return self._clock()
 
     async def submit(self, environment: Environment, write: Write) -> Outcome:
         """

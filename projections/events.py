@@ -78,6 +78,7 @@ _STEPS: dict[str, type[RunCreated | RunStatusChanged | RunTagged]] = {
 _OPERATIONS: dict[str, type[Operation]] = {
     operation.event_type: operation for operation in (Set, Delete, AppendItem, RemoveItem, Increment, Update)
 }
+EVENT_TYPES = (*_STEPS, *_OPERATIONS)  # every type that an event can have
 
 
 class NewEvent(NamedTuple):

@@ -24,6 +24,9 @@ COMMANDS = {
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",
     "history": "Show what happened to a run",
+    "progress": "Audit a run's progress",
+    "diff": "Show what differs between two states of a run, or between two runs.",
+    "explain": "Show why a value is what it is",
     "runs": "List runs, newest first.",
     "migrate": "Bring the database's tables up to date.",
 }

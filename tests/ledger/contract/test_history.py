@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
+from ledger import history as history_of_runs
 from ledger import reads
 from ledger.errors import BadCursor, RunNotFound
+from ledger.history import JUMP
 from ledger.ledger import Log
 from ledger.reads import Page
 from projections.events import Event, RunCreated
@@ -69,6 +71,9 @@ async def test_pages_in_both_orders_and_with_every_key_agree_with_brute_force(
     history = await long_history(log, chunk)
     assert [event.version for event in history] == list(range(1, len(history) + 1))
     monkeypatch.setattr(reads, "CHUNK", chunk)
+    if chunk < JUMP:
+        for bound in ("BLOCK", "AHEAD", "JUMP"):
+            monkeypatch.setattr(history_of_runs, bound, chunk)
     expected: dict[str | None, list[int]] = {key: await about(log, history, key) for key in KEYS}
     expected[None] = [event.version for event in history]
     assert {len(found) for found in expected.values()} > {0}
