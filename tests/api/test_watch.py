@@ -1,0 +1,186 @@
+"""The command that watches, in a pipe and on a terminal, with a server and without."""
+
+import json
+import os
+import pty
+import re
+import select
+import selectors
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.api.server import PATIENCE_S, Server, command, environment, run_ledger, serving
+from tests.api.test_live import ADD, Job
+
+
+class Watch:
+    """A running `watch`, whose output comes line by line."""
+
+    def __init__(self, *arguments: str, cwd: Path, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            command("watch", *arguments),
+            cwd=cwd,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> list[str]:
+        """The cells of the next line."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(PATIENCE_S), "nothing came"
+        return self.process.stdout.readline().rstrip("\n").split("\t")
+
+    def end(self) -> tuple[int, str, str]:
+        """How it ended: exit code, the rest of its output, and its errors."""
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def watching(*arguments: str, cwd: Path, **variables: str) -> Iterator[Watch]:
+    watch = Watch(*arguments, cwd=cwd, **variables)
+    try:
+        yield watch
+    finally:
+        watch.process.kill()
+        watch.process.communicate()
+
+
+@pytest.fixture(params=["server", "database"])
+def place(request: pytest.FixtureRequest, server: Server) -> dict[str, str]:
+    """How the command finds the runs."""
+    if request.param == "server":
+        return {"RUN_LEDGER_URL": server.url}
+    return {"RUN_LEDGER_DATABASE_URL": f"sqlite+aiosqlite:///{server.path}"}
+
+
+def test_a_run_is_watched_to_its_end(server: Server, place: dict[str, str], tmp_path: Path) -> None:
+    with closing(Job(server)) as job:
+        job.create(metadata={"a": 1})
+        with watching("r", cwd=tmp_path, **place) as watch:
+            version, _, actor, kind, what = watch.line()
+            assert (version, actor, kind, what) == ("1", "", "snapshot", 'QUEUED {"a":1}')
+            job.write("r", ADD, {"type": "set", "key": "text", "value": "a\tb\nc\x1b\u2028"})
+            assert [watch.line()[4] for _ in range(2)] == ["n + 1", 'text = "a\\tb\\nc\\u001b\\u2028"']
+            job.move("COMPLETED")
+            assert watch.line()[3] == "run.status_changed"
+            assert watch.end() == (0, "r finished: COMPLETED, version 4\n", "")
+        done = run_ledger("watch", "r", cwd=tmp_path, variables=place)
+        assert done.stdout.splitlines()[-1] == "r finished: COMPLETED, version 4"
+        printed = run_ledger("watch", "r", "--json", cwd=tmp_path, variables=place).stdout.splitlines()
+        assert [json.loads(line)["version"] for line in printed] == [4, 4]
+
+
+def test_the_runs_of_a_task_are_watched_until_ctrl_c(
+    server: Server, place: dict[str, str], tmp_path: Path
+) -> None:
+    with closing(Job(server)) as job:
+        job.create("first", tags=["x"])
+        with watching("--task", "t", "--tag", "x", cwd=tmp_path, **place) as watch:
+            # It has no first line to wait for, so a run is written until one comes.
+            assert watch.process.stdout is not None
+            with selectors.DefaultSelector() as selector:
+                selector.register(watch.process.stdout, selectors.EVENT_READ)
+                while not selector.select(0.05):
+                    job.write("first")
+            seen = watch.line()
+            assert (seen[0], seen[4]) == ("first", "metadata.incremented"[: len(seen[4])])
+            job.create("other", tags=["y"])
+            job.create("second", tags=["x", "y"])
+            while (cells := watch.line())[0] == "first":
+                pass
+            assert (cells[0], cells[1], cells[4]) == ("second", "1", "run.created")
+            watch.process.send_signal(signal.SIGINT)
+            assert watch.end() == (130, "", "")
+
+
+def test_watching_goes_on_after_the_server_was_killed_and_restarted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    path = tmp_path / "l.db"
+    with serving(path, "--port", port) as server:
+        with closing(Job(server)) as job:
+            job.create()
+            watch = Watch("r", cwd=tmp_path, RUN_LEDGER_URL=server.url)
+            assert watch.line()[3] == "snapshot"
+            job.write()
+            assert watch.line()[0] == "2"
+        server.kill()
+    database = {"RUN_LEDGER_DATABASE_URL": f"sqlite+aiosqlite:///{path}"}
+    assert run_ledger("set", "r", "missed", "1", variables=database).returncode == 0
+    with serving(path, "--port", port) as server, closing(Job(server)) as job:
+        assert watch.line()[4] == "missed = 1"
+        job.move("FAILED")
+        assert watch.line()[0] == "4"
+        assert watch.end() == (0, "r finished: FAILED, version 4\n", "")
+
+
+def test_a_pipe_that_closes_ends_it_quietly(server: Server, place: dict[str, str], tmp_path: Path) -> None:
+    with closing(Job(server)) as job:
+        job.create()
+        with watching("r", cwd=tmp_path, **place) as watch:
+            assert watch.line()[3] == "snapshot"
+            assert watch.process.stdout is not None
+            watch.process.stdout.close()
+            while watch.process.poll() is None:
+                job.write()
+            assert watch.process.stderr is not None
+            assert (watch.process.returncode, watch.process.stderr.read()) == (0, "")
+
+
+def test_what_cannot_be_watched_is_one_line(server: Server, place: dict[str, str], tmp_path: Path) -> None:
+    done = run_ledger("watch", "absent", cwd=tmp_path, variables=place)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == "run-ledger: there is no run absent; create it first, or check the id and the environment\n"
+    )
+    for wrong in ((), ("r", "--task", "t"), ("r", "--tag", "x")):
+        done = run_ledger("watch", *wrong, cwd=tmp_path, variables=place)
+        assert done.returncode == 2
+        assert "watch takes a run, or --task" in done.stderr
+
+
+def test_without_a_server_it_says_so(tmp_path: Path) -> None:
+    done = run_ledger("watch", "r", cwd=tmp_path, variables={"RUN_LEDGER_URL": "http://127.0.0.1:9"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("run-ledger: no answer from http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("arguments", [["r"], ["--task", "t"]])
+def test_on_a_terminal_it_shows_state_and_progress(
+    server: Server, place: dict[str, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    ours, theirs = pty.openpty()
+    sized = environment(COLUMNS="100", LINES="30", TERM="xterm", NO_COLOR="1", **place)
+    with closing(Job(server)) as job:
+        job.create(metadata={"progress": 0.25})
+        with subprocess.Popen(command("watch", *arguments), cwd=tmp_path, env=sized, stdout=theirs) as process:
+            os.close(theirs)
+            shown = ""
+
+            def until(pattern: str) -> None:
+                nonlocal shown
+                while not re.search(pattern, shown, re.DOTALL):
+                    assert select.select([ours], [], [], PATIENCE_S)[0], shown
+                    shown += os.read(ours, 65_536).decode(errors="replace")
+
+            until("r .*QUEUED.*25%")
+            job.write("r", {"type": "set", "key": "progress", "value": 0.5})
+            until("50%.*progress = 0.5")
+            if arguments == ["r"]:
+                job.move("COMPLETED")
+                until("r finished: COMPLETED, version 3")
+            else:
+                process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE_S) == (0 if arguments == ["r"] else 130)
+        os.close(ours)
