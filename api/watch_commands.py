@@ -147,6 +147,8 @@ async def _watch_run(client: Client, run_id: str, *, as_json: bool) -> None:
                     seen.restart(await client.get(path_of(run_id, "", "v3")))
                 elif message.kind == "finished":
                     status = message.data["status"]
+                    if as_json:
+                        show(message)
                     break
                 if not screen.is_used:
                     show(message)

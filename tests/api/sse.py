@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE_S = 8  # seconds after which what should have come never will
+PATIENCE_S = 60  # seconds after which what should have come never will
 
 
 @dataclass(frozen=True)
