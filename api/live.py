@@ -97,7 +97,9 @@ async def _run_chunks(
                 assert isinstance(event.body, RunStatusChanged)
                 status = event.body.status
         if entries:
-            yield "".join(frame(_text(entry), id=str(entry.event.version)) for entry in entries).encode()
+            chunk = "".join(frame(_text(entry), id=str(entry.event.version)) for entry in entries).encode()
+            del entry, event, entries  # A reader that stalls holds its bytes, and not the events as well.
+            yield chunk
         elif not ending:
             yield heartbeat(str(reached)).encode()
 
@@ -107,8 +109,10 @@ async def _feed_chunks(seat: Seat) -> AsyncGenerator[bytes]:
     subscription = seat.subscription
     yield opening(str(subscription.cursor)).encode()
     while (entries := await next_batch(subscription, seat.streams.limits.heartbeat_s)) is not None:
-        frames = [frame(_text(entry), id=str(subscription.cursor_at(entry.position))) for entry in entries]
-        yield "".join(frames or [heartbeat(str(subscription.cursor))]).encode()
+        frames = (frame(_text(entry), id=str(subscription.cursor_at(entry.position))) for entry in entries)
+        chunk = ("".join(frames) or heartbeat(str(subscription.cursor))).encode()
+        del entries, frames  # A reader that stalls holds its bytes, and not the events as well.
+        yield chunk
 
 
 def snapshot_text(run: Run) -> str:

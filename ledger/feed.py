@@ -178,17 +178,19 @@ class _Choice:
 
     Attributes:
         count_max: At most this many.
+        bytes_max: And of this weight, unless the first alone has more.
         places: Positions, or versions of one run.
         bytes: Weight of their data.
     """
 
     count_max: int
+    bytes_max: int
     places: list[int] = field(default_factory=list)
     bytes: int = 0
 
     def take(self, place: int, weight: int) -> bool:
         """Take one more, if there is room."""
-        if len(self.places) == self.count_max or (self.places and self.bytes + weight > PAGE_BYTES_MAX):
+        if len(self.places) == self.count_max or (self.places and self.bytes + weight > self.bytes_max):
             return False
         self.places.append(place)
         self.bytes += weight
@@ -230,7 +232,13 @@ async def place_in_run(reader: Reader, environment_id: int, run_id: str, after: 
 
 
 async def page(
-    reader: Reader, environment_id: int, *, after: Cursor | int, limit: int, selection: Selection = WHOLE_FEED
+    reader: Reader,
+    environment_id: int,
+    *,
+    after: Cursor | int,
+    limit: int,
+    selection: Selection = WHOLE_FEED,
+    bytes_max: int | None = None,
 ) -> FeedPage:
     """
     The events after a place, `limit` at most.
@@ -241,6 +249,7 @@ async def page(
         after: A cursor, or a position of this log.
         limit: At least 1.
         selection: Which events.
+        bytes_max: Bytes of their data, unless the first alone has more; 1 MiB by default.
 
     Raises:
         BadCursor: `after` is a place in another log, or one that this log has not reached.
@@ -248,7 +257,8 @@ async def page(
     end = await place(reader, environment_id, None)
     position = after if isinstance(after, int) else (await place(reader, environment_id, after)).position
     pick = _pick if selection.run_id is None else _pick_of_run
-    entries, reached = await pick(reader, environment_id, position, end.position, limit, selection)
+    choice = _Choice(limit, PAGE_BYTES_MAX if bytes_max is None else bytes_max)
+    entries, reached = await pick(reader, environment_id, position, end.position, choice, selection)
     if selection.key is not None:
         entries = await _about(reader, environment_id, entries, selection.key)
     return FeedPage(entries, reached, end.position, end.epoch)
@@ -272,13 +282,12 @@ def read_event(row: Mapping[str, Any], run_id: str) -> Event:
 
 
 async def _pick(
-    reader: Reader, environment_id: int, after: int, last: int, limit: int, selection: Selection
+    reader: Reader, environment_id: int, after: int, last: int, choice: _Choice, selection: Selection
 ) -> tuple[list[FeedEvent], int]:
     """Wanted events in the order of the log, and how far the log was looked through for them."""
-    count = SCAN_EVENTS_MAX if selection.is_by_run else limit
+    count = SCAN_EVENTS_MAX if selection.is_by_run else choice.count_max
     rows = await reader.rows(statements.WEIGHTS, environment_id=environment_id, after=after, count=count)
     labels = await _labels(reader, environment_id, {row["run_key"] for row in rows})
-    choice = _Choice(limit)
     for row in rows:
         if selection.takes_run(*labels[row["run_key"]]) and not choice.take(row["position"], row["weight"]):
             break
@@ -292,7 +301,7 @@ async def _pick(
 
 
 async def _pick_of_run(
-    reader: Reader, environment_id: int, after: int, last: int, limit: int, selection: Selection
+    reader: Reader, environment_id: int, after: int, last: int, choice: _Choice, selection: Selection
 ) -> tuple[list[FeedEvent], int]:
     """As `_pick`, but along the stream of the one run that is wanted: nothing else is looked at."""
     assert selection.run_id is not None
@@ -304,8 +313,7 @@ async def _pick_of_run(
         return [], last
     parameters = {"environment_id": environment_id, "run_key": run_key}
     low = await _version_at(reader, environment_id, run_key, after)
-    rows = await reader.rows(statements.RUN_WEIGHTS, **parameters, after=low, count=limit + 1)
-    choice = _Choice(limit)
+    rows = await reader.rows(statements.RUN_WEIGHTS, **parameters, after=low, count=choice.count_max + 1)
     for row in rows:
         if not choice.take(row["version"], row["weight"]):
             break
@@ -313,7 +321,7 @@ async def _pick_of_run(
     found = []
     if choice.places:
         highest = choice.places[-1]
-        found = await reader.rows(statements.EVENTS, **parameters, after=low, last=highest, count=limit)
+        found = await reader.rows(statements.EVENTS, **parameters, after=low, last=highest, count=choice.count_max)
     whole = len(choice.places) == len(rows)  # Then the run has no more events, and nothing else is wanted.
     return [_entry(row, labels) for row in found], last if whole else after
 

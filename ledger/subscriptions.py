@@ -28,7 +28,7 @@ from projections.runs import Run
 TAIL_EVENTS_MAX = 1_000  # events that are kept for the subscriptions of an environment
 TAIL_BYTES_MAX = 4 * 2**20  # and bytes of their data
 BATCH_EVENTS_MAX = 100  # events that a subscription is handed at once
-BATCH_BYTES_MAX = 2**18  # and bytes of their data, unless the first alone has more
+BATCH_BYTES_MAX = 2**16  # and bytes of their data, unless the first alone has more
 LOOK_S = 1.0  # seconds after which the log is looked at even if nobody said that it grew
 
 _logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Subscription:
 
     async def _read(self) -> list[FeedEvent]:
         """One page from the log."""
-        page = await self._tail.page(self._position, BATCH_EVENTS_MAX, self._selection)
+        page = await self._tail.page(self._position, BATCH_EVENTS_MAX, self._selection, BATCH_BYTES_MAX)
         self._position = page.position
         return page.entries
 
@@ -208,10 +208,19 @@ class _Tail:
         self._catching_up = False
         self._grew = False
 
-    async def page(self, after: int, limit: int, selection: Selection = feed.WHOLE_FEED) -> feed.FeedPage:
+    async def page(
+        self, after: int, limit: int, selection: Selection = feed.WHOLE_FEED, bytes_max: int | None = None
+    ) -> feed.FeedPage:
         """A page of the log itself."""
         return await self._store.read(
-            lambda reader: feed.page(reader, self._environment_id, after=after, limit=limit, selection=selection)
+            lambda reader: feed.page(
+                reader,
+                self._environment_id,
+                after=after,
+                limit=limit,
+                selection=selection,
+                bytes_max=bytes_max,
+            )
         )
 
     def leave(self, subscription: Subscription) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -417,7 +418,7 @@ def test_killed_and_restarted_in_the_middle_nobody_misses_or_repeats_anything(tm
         live = "events/live?from=start" if n % 2 else "runs/r/metadata/live?from=start"
         while len(found[n]) < count + 1:
             with moved:
-                moved.wait_for(lambda seen=generation: len(addresses) > seen, PATIENCE_S)
+                moved.wait_for(partial(lambda seen: len(addresses) > seen, generation), PATIENCE_S)
                 url, generation = addresses[-1], len(addresses)
             with closing(Reader(f"{url}/api/v1/{live}", last_id=last_id)) as reader:
                 try:
