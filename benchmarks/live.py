@@ -48,6 +48,18 @@ def resident_mb(process: asyncio.subprocess.Process) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+async def quiet(process: asyncio.subprocess.Process) -> None:
+    """Wait until a process has next to nothing to do: readers are filled, and only stall from then on."""
+    spent = -100
+    while True:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        now = int(fields[11]) + int(fields[12])  # Hundredths of a second, in user mode and in the kernel.
+        if now - spent < 5:
+            return
+        spent = now
+        await asyncio.sleep(1)
+
+
 async def subscribe(port: int, seen: list[tuple[int, float]], until: int) -> None:
     """Follow the run through restarts, and note each version with the time at which it came."""
     last = ""
@@ -151,7 +163,7 @@ async def stalled(path: Path, readers: int, writes: int) -> dict[str, Any]:
             writer.write(b"GET /api/v1/runs/r/metadata/live?from=start HTTP/1.1\r\nHost: localhost\r\n\r\n")
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             connections.append((reader, writer))
-        await asyncio.sleep(1)
+        await quiet(process)
         begun = time.perf_counter()
         await write(url, writes + 2, 2 * writes + 1, {}, text)
         beside, after = time.perf_counter() - begun, resident_mb(process)
