@@ -52,7 +52,7 @@ async def quiet(process: asyncio.subprocess.Process) -> None:
     """Wait until a process has next to nothing to do: readers are filled, and only stall from then on."""
     spent = -100
     while True:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()  # noqa: ASYNC240 - Memory.
         now = int(fields[11]) + int(fields[12])  # Hundredths of a second, in user mode and in the kernel.
         if now - spent < 5:
             return

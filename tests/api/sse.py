@@ -64,6 +64,10 @@ class Reader:
     def close(self) -> None:
         self._socket.close()
 
+    def shut(self) -> None:
+        """Wake a thread that waits for bytes."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def body(self) -> bytes:
         """The whole body of an answer that is none to follow."""
         length = int(self.headers["content-length"])

@@ -346,18 +346,31 @@ def test_a_silence_is_broken_by_heartbeats_that_move_the_id_on(tmp_path: Path) -
 
 
 def test_a_reader_that_takes_no_bytes_is_dropped_and_resumes(tmp_path: Path) -> None:
-    with serving(tmp_path / "l.db", RUN_LEDGER_STALLED_READER_S="0.2") as server, closing(Job(server)) as job:
+    with serving(tmp_path / "l.db", RUN_LEDGER_STALLED_READER_S="0.5") as server, closing(Job(server)) as job:
         job.create()
         url = f"{server.url}/api/v1/runs/r/metadata/live"
         stalled, quick = Reader(url, receive_bytes=4_096), Reader(url)
         text = {"type": "set", "key": "text", "value": "x" * 4_000}
+        seen: list[int] = []
+
+        def read() -> None:
+            with suppress(OSError):
+                while (message := quick.next()) is not None:
+                    seen.append(message.data["version"])
+
+        reading = threading.Thread(target=read)
+        reading.start()
         with closing(stalled), closing(quick):
             last = 1
             # The kernel takes some megabytes for the reader before the server notices anything.
-            while server.count_connections() > 2 or last == 1:
-                last = job.write("r", *[text] * 200)
-                assert versions(quick.take(200)) == list(range(last - 199, last + 1))
-                assert last < 20_000, "the reader was never dropped"
+            while server.count_connections() > 2:
+                last = job.write("r", *[text] * 100)
+                assert last < 100_000, "the reader was never dropped"
+            deadline = time.monotonic() + PATIENCE_S
+            while len(seen) < last - 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert seen == list(range(2, last + 1))
             taken: list[int] = []
             with suppress(ConnectionError):
                 while (message := stalled.next()) is not None:
@@ -365,6 +378,8 @@ def test_a_reader_that_takes_no_bytes_is_dropped_and_resumes(tmp_path: Path) -> 
             assert not stalled.ended
             assert taken == list(range(2, len(taken) + 2))
             assert len(taken) < last - 1
+            quick.shut()
+            reading.join(PATIENCE_S)
         with closing(Reader(url, last_id=str(len(taken) + 1))) as again:
             assert versions(again.take(last - 1 - len(taken))) == list(range(len(taken) + 2, last + 1))
 

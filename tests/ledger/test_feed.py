@@ -440,6 +440,34 @@ async def test_a_lost_notice_only_delays(
         assert [event.version for event in await take(subscription, 1)] == [2]
 
 
+@pytest.mark.parametrize("wanted", [{}, {"run_id": "r"}])
+async def test_who_begins_ahead_of_what_this_process_has_noticed_is_not_sent_back(
+    log: Log,
+    open_ledger: Callable[..., Awaitable[Ledger]],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: dict[str, Any],
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(log._store, "changed", never)
+    monkeypatch.setattr(subscriptions, "LOOK_S", PATIENCE_S)
+    await create(log, "r")
+    other = await (await open_ledger()).log("dev")
+    async with await log.subscribe() as first:
+        await change(other, "r", ONE)
+        async with await log.subscribe(selection=Selection(**wanted)) as ahead:
+            assert (first.cursor.position, ahead.cursor.position) == (1, 2)
+            assert await ahead.next(0) == []
+            assert ahead.cursor.position == 2
+            waiting = asyncio.create_task(take(ahead, 1))
+            await asyncio.sleep(0)
+            await change(log, "r", ONE)
+            assert [event.version for event in await waiting] == [3]
+            assert await rest(ahead) == []
+        assert [event.version for event in await take(first, 2)] == [2, 3]
+
+
 async def test_redacted_data_is_not_handed_on_from_memory(log: Log) -> None:
     await create(log, "r")
     async with await log.follow("r") as behind:
