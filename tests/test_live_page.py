@@ -1,4 +1,4 @@
-"""The examples of docs/live.md are run as they are written. (The browser's is held against the server in part only.)"""
+"""The examples of docs/live.md are run as they are written. (Not the browser's: it needs a browser.)"""
 
 import re
 import subprocess
