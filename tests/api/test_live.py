@@ -92,34 +92,33 @@ def test_the_events_of_a_run_come_with_their_version_as_id(job: Job, follow: Any
     assert [{**entry, **message.data} for entry, message in zip(recorded, messages, strict=True)] == recorded
 
 
-@pytest.mark.parametrize(
-    ("query", "last_id", "expected"),
-    [
-        ("", "", [5]),
-        ("?from=now", "", [5]),
-        ("?from=start", "", [1, 2, 3, 4, 5]),
-        ("?from=1", "", [1, 2, 3, 4, 5]),
-        ("?from=3", "", [3, 4, 5]),
-        ("?from=5", "", [5]),
-        ("?after=0", "", [1, 2, 3, 4, 5]),
-        ("?after=3", "", [4, 5]),
-        ("?after=4", "", [5]),
-        ("", "2", [3, 4, 5]),
-        ("?from=start", "2", [3, 4, 5]),
-        ("?after=1", "2", [3, 4, 5]),
-        ("?from=now&snapshot=1", "2", [3, 4, 5]),
-    ],
-)
-def test_a_stream_of_a_run_begins_where_it_is_told(
-    job: Job, follow: Any, query: str, last_id: str, expected: list[int]
-) -> None:
-    job.create()
-    job.write("r", ADD, ADD, ADD)
-    reader = follow(f"runs/r/metadata/live{query}", last_id=last_id)
-    job.write()
-    assert versions(reader.take(len(expected))) == expected
-    job.write()
-    assert versions(reader.take(1)) == [6]
+BEGINNINGS = [
+    ("", "", [5]),
+    ("?from=now", "", [5]),
+    ("?from=start", "", [1, 2, 3, 4, 5]),
+    ("?from=1", "", [1, 2, 3, 4, 5]),
+    ("?from=3", "", [3, 4, 5]),
+    ("?from=5", "", [5]),
+    ("?after=0", "", [1, 2, 3, 4, 5]),
+    ("?after=3", "", [4, 5]),
+    ("?after=4", "", [5]),
+    ("", "2", [3, 4, 5]),
+    ("?from=start", "2", [3, 4, 5]),
+    ("?after=1", "2", [3, 4, 5]),
+    ("?from=now&snapshot=1", "2", [3, 4, 5]),
+]
+
+
+def test_a_stream_of_a_run_begins_where_it_is_told(job: Job, follow: Any) -> None:
+    for number, (query, last_id, expected) in enumerate(BEGINNINGS):
+        run_id = f"r{number}"
+        job.create(run_id)
+        job.write(run_id, ADD, ADD, ADD)
+        reader = follow(f"runs/{run_id}/metadata/live{query}", last_id=last_id)
+        job.write(run_id)
+        assert versions(reader.take(len(expected))) == expected, query
+        job.write(run_id)
+        assert versions(reader.take(1)) == [6]
 
 
 def test_a_stream_that_is_cut_off_before_anything_happened_resumes_from_its_beginning(
