@@ -7,15 +7,17 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import health, history, metadata, progress, proof, runs
+from api import events, health, history, live, metadata, progress, proof, runs
 from api.access import OpenAccess
 from api.problems import HANDLERS
+from api.streams import StreamLimits, Streams
 from ledger.ledger import Ledger, Log
 
 # The most asked for come first: routes are tried in order.
 ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata", metadata.metadata, methods=["GET", "PUT"]),
     Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/live", live.run_live, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/progress", progress.get_progress, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/diff", history.get_diff, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
@@ -25,23 +27,28 @@ ROUTES = (
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
+    Route("/api/v1/events", events.get_events, methods=["GET"]),
+    Route("/api/v1/events/live", live.feed_live, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
 )
 
 
-def create_app(ledger: Ledger, log: Log) -> Starlette:
+def create_app(ledger: Ledger, log: Log, stream_limits: StreamLimits | None = None) -> Starlette:
     """
     Build the application on an open ledger, which it closes when it shuts down.
 
     Args:
         ledger: What to close.
         log: The log of the environment that is served.
+        stream_limits: Bounds of live streams, the default ones unless given.
     """
+    streams = Streams(stream_limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
+        streams.close()
         await ledger.close()
 
     app = Starlette(
@@ -50,5 +57,6 @@ def create_app(ledger: Ledger, log: Log) -> Starlette:
         middleware=[Middleware(OpenAccess, log=log)],
         lifespan=lifespan,
     )
+    app.state.streams = streams
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
     return app

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from api import history_commands, job_commands, progress_commands, proof_commands
+from api import history_commands, job_commands, progress_commands, proof_commands, watch_commands
 from api.client import Client, Failed, path_of, without_controls
 from api.terminal import AsJson, DatabaseUrl, EnvironmentName, RunArgument, pretty_json
 from api.terminal import compact_json as _ascii
@@ -146,6 +146,7 @@ def migrate(database_url: DatabaseUrl = None) -> None:
 
 history_commands.add_to(cli)
 progress_commands.add_to(cli)
+watch_commands.add_to(cli)
 job_commands.add_to(cli)
 proof_commands.add_to(cli)
 

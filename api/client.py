@@ -5,11 +5,13 @@ Without a server the application itself answers, in this process; so both ways o
 same answers.
 """
 
+import asyncio
+import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx2
@@ -17,6 +19,8 @@ import httpx2
 from ledger.settings import OPEN_ENVIRONMENT, Settings
 
 TIMEOUT_S = 30  # seconds for one answer
+SILENCE_S = 60  # seconds without a sign of life after which a live answer is asked for anew
+RETRY_S = (0.1, 2.0)  # seconds until a live answer that broke off is asked for anew: at first, and at most
 
 _SAFE = "._:@+=-"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -24,6 +28,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 class Failed(Exception):
     """The request was refused or could not be made; the text says why, for a person."""
+
+
+class Message(NamedTuple):
+    """
+    One server-sent event.
+
+    Attributes:
+        kind: `message` unless it names another; `open` for each time that the stream begins or goes on.
+        data: What its JSON says.
+    """
+
+    kind: str
+    data: Any
 
 
 class Client:
@@ -56,6 +73,43 @@ class Client:
         """
         return await self._answer(method, path, json=body)
 
+    async def live(self, path: str, query: dict[str, Any] | None = None) -> AsyncGenerator[Message]:
+        """
+        Follow something. Where the answer breaks off it is asked for anew, behind the last event that came.
+
+        Raises:
+            Failed: It was refused, or there never was an answer.
+        """
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        timeout = httpx2.Timeout(TIMEOUT_S, read=SILENCE_S)
+        last_id = ""
+        was_open = False
+        wait_s, longest_s = RETRY_S
+        while True:
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            try:
+                async with self._http.stream(
+                    "GET", path, params=given, headers=headers, timeout=timeout
+                ) as response:
+                    if response.status_code == 204:
+                        return
+                    if response.status_code == 200:
+                        was_open, wait_s = True, RETRY_S[0]
+                        yield Message("open", None)
+                        async for behind, message in _messages(response):
+                            if message is not None:
+                                yield message
+                            last_id = behind
+                    elif not (was_open and response.status_code in _PASSING):
+                        raise Failed(_detail(await response.aread(), response.status_code))
+            except httpx2.HTTPError as error:
+                if not was_open:
+                    raise Failed(
+                        f"no answer from {self._http.base_url}: {error or type(error).__name__}"
+                    ) from error
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, longest_s)
+
     async def _answer(self, method: str, path: str, **options: Any) -> Any:
         try:
             response = await self._http.request(method, path, **options)
@@ -70,6 +124,47 @@ class Client:
         if response.is_error:
             raise Failed(answer.get("detail", response.text))
         return answer
+
+
+_PASSING = {429, 500, 502, 503, 504, 507}
+
+
+async def _messages(response: httpx2.Response) -> AsyncIterator[tuple[str, Message | None]]:
+    """
+    The events of an answer, each with the id behind it; None for one that says no more than its id.
+
+    Source: the WHATWG HTML standard, section Server-sent events. (httpx2's own lines end at U+2028 too.)
+    """
+    last_id, kind, data = "", "", list[str]()
+    async for line in _lines(response):
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "id":
+            last_id = value
+        elif name == "event":
+            kind = value
+        elif name == "data":
+            data.append(value)
+        elif not line:
+            text = "\n".join(data)
+            yield last_id, Message(kind or "message", json.loads(text)) if text else None
+            kind, data = "", []
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[str]:
+    rest = b""
+    async with aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.removesuffix(b"\r").decode()
+
+
+def _detail(body: bytes, status: int) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server is not a Run Ledger server (status {status})"
 
 
 @asynccontextmanager
@@ -94,6 +189,7 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
         return
     # Loaded only here: a command that talks to a server starts in a third of the time.
     from api.app import create_app  # noqa: PLC0415
+    from api.in_process import InProcess  # noqa: PLC0415
     from ledger.ledger import Ledger  # noqa: PLC0415
 
     _check_exists(settings.database_url)
@@ -104,8 +200,7 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
     )
     try:
         app = create_app(ledger, await ledger.log(settings.environment))
-        transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as http:
+        async with httpx2.AsyncClient(transport=InProcess(app), base_url="http://localhost", timeout=None) as http:
             yield Client(http)
     finally:
         await ledger.close()

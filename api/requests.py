@@ -159,9 +159,14 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     return Caller(actor=actor or ANONYMOUS, traceparent=trace)
 
 
-def check_query(request: Request, known: AbstractSet[str]) -> None:
+def check_query(request: Request, known: AbstractSet[str], *, repeatable: AbstractSet[str] = frozenset()) -> None:
     """
     Refuse a query parameter that means nothing here, or that is given twice: it would be ignored in silence.
+
+    Args:
+        request: The request.
+        known: The parameters that mean something here.
+        repeatable: Those of them that may be given several times.
 
     Raises:
         Problem: 400.
@@ -172,7 +177,7 @@ def check_query(request: Request, known: AbstractSet[str]) -> None:
         if name not in known:
             allowed = f"there are {', '.join(sorted(known))}" if known else "this route takes none"
             raise bad_request("unknown-parameter", f"unknown query parameter {name!r}; {allowed}")
-        if names.count(name) > 1:
+        if names.count(name) > 1 and name not in repeatable:
             raise bad_request("repeated-parameter", f"the query parameter {name!r} is given twice")
 
 

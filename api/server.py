@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.access import is_loopback
 from api.app import create_app
+from api.streams import ABORT, StreamLimits
 from ledger.ledger import Ledger
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
@@ -19,12 +21,24 @@ BACKLOG = 2_048  # connections that may wait to be accepted
 GC_ALLOCATIONS = 50_000  # allocations, net of releases, between two searches for cycles
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which says when it is ready and where."""
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which lets an answer cut its connection: ASGI has no word for that."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+    def on_message_begin(self) -> None:
+        """Leave the way to cut the connection where the answer finds it."""
+        super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it is ready and where, and ends live streams when it ends."""
+
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[str], None], end_streams: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._end_streams = end_streams
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then name the address."""
@@ -32,6 +46,11 @@ class _Server(uvicorn.Server):
         if self.started and self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the live streams, which never end by themselves, then wait for what is left."""
+        self._end_streams()
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -79,11 +98,12 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         metadata_bytes_max=settings.metadata_bytes_max,
         late_write_s=settings.late_write_s,
     )
-    app = create_app(ledger, await ledger.log(OPEN_ENVIRONMENT))
+    limits = StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max)
+    app = create_app(ledger, await ledger.log(OPEN_ENVIRONMENT), limits)
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=_Protocol,
         ws="none",
         access_log=False,
         log_level="warning",
@@ -97,4 +117,4 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
-    await _Server(config, ready).serve([listener])
+    await _Server(config, ready, app.state.streams.close).serve([listener])

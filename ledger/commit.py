@@ -7,11 +7,11 @@ may rest on a neighbour's change.
 """
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from ledger.chain import GENESIS
 from ledger.errors import LedgerError, RunExists, UnknownParent
-from ledger.group import MICROSECONDS, Group, Transaction, headers_text
+from ledger.group import MICROSECONDS, Group, Recorded, Transaction, headers_text
 from ledger.heads import Head
 from ledger.writes import (
     Caller,
@@ -38,13 +38,26 @@ from projections.times import Microseconds
 _Target = tuple[ListName, Sequence[Operation]]
 
 
+class Committed(NamedTuple):
+    """
+    What a transaction did, true only once it is committed.
+
+    Attributes:
+        outcomes: For each write what was done, or the error to raise to its caller.
+        recorded: What was appended to the log.
+    """
+
+    outcomes: list[Outcome | Exception]
+    recorded: Recorded
+
+
 def commit_group(
     transaction: Transaction,
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
     now: Microseconds,
-) -> list[Outcome | Exception]:
+) -> Committed:
     """
     Carry out *writes* in order within *transaction*.
 
@@ -56,7 +69,7 @@ def commit_group(
         now: The clock; what is recorded is never earlier than what was recorded before.
 
     Returns:
-        For each write what was done, or the error to raise to its caller. True only once committed.
+        What was done; true only once committed.
     """
     group = Group(transaction, environment, rules, now)
     group.read(writes)
@@ -67,7 +80,7 @@ def commit_group(
         except (LedgerError, Refusal) as error:
             outcomes.append(error)
     group.flush()
-    return outcomes
+    return Committed(outcomes, group.recorded)
 
 
 def _apply(group: Group, write: Write) -> Outcome:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from ledger import statements
 from ledger.chain import SALT_BYTES, commitment
+from ledger.commit import Committed
 from ledger.errors import NothingToErase, RunNotFound, Unsound
 from ledger.group import Group, Transaction, headers_text
 from ledger.heads import Head
@@ -36,9 +37,12 @@ def erase(
     caller: Caller,
     rules: Rules,
     now: Microseconds,
-) -> Written:
+) -> Committed:
     """
     Carry out an erasure within *transaction*, which has sent nothing yet.
+
+    Returns:
+        What was done; true only once committed.
 
     Raises:
         RunNotFound: There is no such run.
@@ -82,7 +86,7 @@ def erase(
     run.clean_refusals(command)
     run.clean_remembered(command)
     run.close_erasure(number)
-    return Written(head.run, redacted=len(redacted))
+    return Committed([Written(head.run, redacted=len(redacted))], group.recorded)
 
 
 class _Run:

@@ -15,6 +15,7 @@ What the ledger says when it does not do what it was asked.
     ├── BadCheckpoint           a checkpoint or its key cannot be trusted or used
     ├── LateWrite               the run finished too long ago
     ├── BadCursor               a page was asked for after something that does not exist
+    ├── SubscriptionEnded       closed by its reader or with the ledger
     ├── WriteRefused            what a job reported was not accepted, and why
     │   └── NotKept             queue and spool are full: the newest report was not taken
     ├── Unreachable             the ledger gave no answer
@@ -229,6 +230,15 @@ class BadCursor(LedgerError):
     def __init__(self, cursor: str) -> None:
         super().__init__(f"there is nothing at the cursor {cursor!r}; begin again without one")
         self.cursor = cursor
+
+
+class SubscriptionEnded(LedgerError):
+    """The subscription was closed, by its reader or with the ledger; go on with a new one from its last cursor."""
+
+    code = "subscription-ended"
+
+    def __init__(self) -> None:
+        super().__init__("the subscription has ended; go on with a new one from its last cursor")
 
 
 class WriteRefused(LedgerError):

@@ -8,6 +8,7 @@ in between.
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import ClauseElement
@@ -54,6 +55,22 @@ class Transaction(Protocol):
         """Run a statement once for each of *rows*."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """
+    What a transaction appends to the log.
+
+    Attributes:
+        before: The log's last position before it.
+        rows: The events, as they are inserted, in the order of the log.
+        heads: The heads of the runs that they belong to, by run key, as they are afterwards.
+    """
+
+    before: int
+    rows: Sequence[Mapping[str, Any]]
+    heads: Mapping[int, Head]
+
+
 class Group:
     """
     What one transaction read and what it is to write.
@@ -74,6 +91,7 @@ class Group:
         self.rules = rules
         log = self._rows(statements.LOCK_LOG)[0]
         self._position: int = log["last_position"]
+        self._before = self._position
         self._run_key: int = log["last_run_key"]
         self.now = max(now, log["last_recorded_at"])
 
@@ -152,6 +170,11 @@ class Group:
                 "last_recorded_at": self.now,
             }
             send(statements.ADVANCE_LOG, [log])
+
+    @property
+    def recorded(self) -> Recorded:
+        """What is appended to the log."""
+        return Recorded(self._before, self._events, self._heads_by_key)
 
     def found(self, run_id: str) -> Head | None:
         """The head of a run that one of the writes names, None if there is no such run."""

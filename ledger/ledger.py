@@ -12,23 +12,25 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import as_of, history, reads, statements
+from ledger import as_of, feed, history, reads, statements
 from ledger.as_of import RunsPage
 from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.faults import Report
+from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
 from ledger.group import Transaction
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.rebuild import Discrepancy, repair
 from ledger.sqlite import SqliteStore
+from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import Claim, grow, origin, verify_run
 from ledger.writer import Writer
 from ledger.writes import (
@@ -182,9 +184,10 @@ class Ledger:
     Use `open` to make one, and `close` when done: it carries out what is waiting.
     """
 
-    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules) -> None:
+    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules, subscriptions: Subscriptions) -> None:
         self._store = store
         self._writer = writer
+        self._subscriptions = subscriptions
         self._environments: dict[str, Environment] = {}
         self.rules = rules
 
@@ -216,11 +219,13 @@ class Ledger:
             raise ValueError("late_write_s must be 0 seconds or more")
         rules = Rules(metadata_bytes_max, late_write_s)
         store = await _open_store(url)
-        return cls(store, Writer(store, rules, clock), rules)
+        subscriptions = Subscriptions(store)
+        return cls(store, Writer(store, rules, clock, subscriptions.publish), rules, subscriptions)
 
     async def close(self) -> None:
-        """Carry out the writes that are waiting, then close every connection."""
+        """Carry out the writes that are waiting, end the subscriptions, then close every connection."""
         await self._writer.close()
+        await self._subscriptions.close()
         await self._store.close()
 
     async def log(self, environment: str) -> "Log":
@@ -247,7 +252,7 @@ class Ledger:
             else:
                 environment_id = row["environment_id"]
             known = self._environments[environment] = Environment(environment_id, environment)
-        return Log(self._store, self._writer, known, self.rules)
+        return Log(self._store, self._writer, known, self.rules, self._subscriptions)
 
     async def repair(self, difference: Discrepancy) -> None:
         """
@@ -313,9 +318,17 @@ class Log:
     Use `Ledger.log` to get one.
     """
 
-    def __init__(self, store: SqliteStore, writer: Writer, environment: Environment, rules: Rules) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        writer: Writer,
+        environment: Environment,
+        rules: Rules,
+        subscriptions: Subscriptions,
+    ) -> None:
         self._store = store
         self._writer = writer
+        self._subscriptions = subscriptions
         self._environment = environment
         self.metadata_bytes_max = rules.metadata_bytes_max
 
@@ -532,6 +545,71 @@ class Log:
             lambda reader: history.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
+        )
+
+    async def events(
+        self, *, limit: int, after: Cursor | None = None, selection: Selection = WHOLE_FEED
+    ) -> FeedPage:
+        """
+        A page of the feed: the events of all runs, in the order of the log.
+
+        Args:
+            limit: At most this many. A page may hold fewer, or none, and yet there are more behind it: it looks
+                through a bounded part of the log, and is bounded in bytes.
+            after: Begin behind this place; at the first event by default.
+            selection: Which events.
+
+        Raises:
+            BadCursor: `after` is a place in another log, or one that this log has not reached.
+        """
+        start = 0 if after is None else after
+        return await self._store.read(
+            lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=selection)
+        )
+
+    async def subscribe(
+        self, *, after: Cursor | None = None, from_start: bool = False, selection: Selection = WHOLE_FEED
+    ) -> Subscription:
+        """
+        Follow the feed: what it holds behind a place, then what is committed, each event once and in order.
+
+        Args:
+            after: Begin behind this place; with what is committed from now on by default.
+            from_start: Begin with the first event instead.
+            selection: Which events.
+
+        Raises:
+            BadCursor: `after` is a place in another log, or one that this log has not reached.
+            SubscriptionEnded: The ledger is closing.
+        """
+
+        async def find(reader: reads.Reader) -> feed.Place:
+            found = await feed.place(reader, self._environment.id, after)
+            return replace(found, position=0) if from_start else found
+
+        return await self._subscriptions.open(self._environment, find, selection)
+
+    async def follow(self, run_id: str, *, after: int | None = None, key: Path | None = None) -> Subscription:
+        """
+        Follow one run: its events behind a version, then what is committed, each version once and in order.
+
+        Args:
+            run_id: The run.
+            after: Begin behind this version, 0 for the first; with what is committed from now on by default.
+            key: Only events about the value at this path.
+
+        Returns:
+            A subscription whose `run` is the run as it stands; what is committed from now on comes behind that.
+
+        Raises:
+            RunNotFound: There is no such run.
+            BadCursor: It has no such version.
+            SubscriptionEnded: The ledger is closing.
+        """
+        return await self._subscriptions.open(
+            self._environment,
+            lambda reader: feed.place_in_run(reader, self._environment.id, run_id, after),
+            Selection(run_id=run_id, key=key),
         )
 
     async def progress(

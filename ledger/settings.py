@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
 
+    # Live streams: seconds of silence before a sign of life, seconds until a reader that takes no bytes is
+    # dropped, and how many streams one caller may have open.
+    heartbeat_s: float = Field(default=15, ge=0.05, le=3_600)
+    stalled_reader_s: float = Field(default=30, ge=0.1, le=3_600)
+    streams_max: int = Field(default=1_000, ge=1, le=1_000_000)
+
     # What a job reports, and how.
     actor: str | None = Field(default=None, min_length=1, max_length=NAME_CHARACTERS_MAX)
     flush_interval_s: float = Field(default=1.0, ge=0.05, le=60)

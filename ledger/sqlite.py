@@ -34,6 +34,7 @@ from ledger.migrate import HEAD, refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
+CHANGE_POLL_S = 0.025  # seconds between two looks whether another connection wrote, while somebody waits for it
 READERS_MAX = 4  # threads, each with a connection, for reads that are not answered on the spot
 STATEMENTS_KEPT = 256  # statements of reads whose text is kept; some dozens are in use
 TEXT_KEPT_MAX = 4_000  # characters of such a text; a filter of thousands of values is written anew each time
@@ -74,6 +75,7 @@ class SqliteStore:
         self._closed = False
         self._point = _connect_reader(path)
         self._point.row_factory = None
+        self._data_version: int | None = None
 
     @classmethod
     async def open(cls, url: URL) -> "SqliteStore":
@@ -157,6 +159,32 @@ class SqliteStore:
         except sqlite3.Error as error:
             _translate(error)
         return row
+
+    async def last_position(self, environment_id: int) -> int:
+        """The last position of an environment's log; answered at once."""
+        self._refuse_closed()
+        try:
+            row = self._point.execute(_text(statements.LOG), {"environment_id": environment_id}).fetchone()
+        except sqlite3.Error as error:
+            _translate(error)
+        return int(row[0])
+
+    async def changed(self) -> None:
+        """
+        Wait until something may have been committed since the last call, by whatever process.
+
+        SQLite tells nobody; its data_version says in microseconds whether another connection wrote.
+        """
+        while True:
+            self._refuse_closed()
+            try:
+                (version,) = self._point.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                _translate(error)
+            if version != self._data_version:
+                self._data_version = version
+                return
+            await asyncio.sleep(CHANGE_POLL_S)
 
     async def _read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         async with self._turn:

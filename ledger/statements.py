@@ -88,6 +88,9 @@ LOCK_LOG = (
     .with_for_update()
 )
 
+# Where the log ends, and its mark.
+LOG = select(logs.c.last_position, logs.c.epoch).where(logs.c.environment_id == _environment)
+
 # Hand the log on with the numbers that the group used.
 ADVANCE_LOG = (
     update(logs)
@@ -123,6 +126,19 @@ HEADS_BY_IDEMPOTENCY_KEY = _heads().where(_any_of_values(runs.c.idempotency_key)
 # The current metadata of one run.
 CURRENT = select(runs.c.metadata, runs.c.version, runs.c.size_bytes).where(
     runs.c.environment_id == _environment, runs.c.run_id == bindparam("run_id")
+)
+
+# The key of a run by its id; its last version by its key.
+RUN_KEY = select(runs.c.run_key, runs.c.run_id).where(
+    runs.c.environment_id == _environment, runs.c.run_id == bindparam("run_id")
+)
+LAST_VERSION = select(runs.c.version).where(
+    runs.c.environment_id == _environment, runs.c.run_key == bindparam("run_key")
+)
+
+# What the feed says of the runs that events belong to. `values` is a list of run keys.
+LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags).where(
+    runs.c.environment_id == _environment, _any_of_values(runs.c.run_key)
 )
 
 ADD_HEADS = insert(runs)
@@ -223,6 +239,31 @@ EVENTS = (
 
 # One event of a run.
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
+
+# The first `count` events of the environment behind the position `after`, without their data but with its weight:
+# most of them may not be wanted. The same of one run, behind the version `after`.
+WEIGHTS = (
+    select(events.c.position, events.c.run_key, func.length(events.c.data).label("weight"))
+    .where(events.c.environment_id == _environment, events.c.position > bindparam("after"))
+    .order_by(events.c.position)
+    .limit(bindparam("count"))
+)
+RUN_WEIGHTS = (
+    select(events.c.position, events.c.version, func.length(events.c.data).label("weight"))
+    .where(*_run_events, _a_version_above)
+    .order_by(events.c.version)
+    .limit(bindparam("count"))
+)
+
+# The events at these positions. `values` is a list.
+EVENTS_AT = (
+    select(events)
+    .where(events.c.environment_id == _environment, _any_of_values(events.c.position))
+    .order_by(events.c.position)
+)
+
+# Where one version of a run stands in the log: a probe of the search for a position.
+POSITION_OF = select(events.c.position).where(*_run_events, events.c.version == bindparam("version"))
 
 
 @_kept_for_usual_filters

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ledger.commit import commit_group
+from ledger.commit import Committed, commit_group
 from ledger.erase import erase
 from ledger.errors import Busy, LedgerError, Overloaded
-from ledger.group import Transaction
+from ledger.group import Recorded, Transaction
 from ledger.writes import Environment, EraseKey, Outcome, Rules, Write
 from projections.times import Microseconds
 
@@ -50,12 +50,20 @@ class Writer:
         store: Where transactions run.
         rules: Limits and windows.
         clock: Microseconds since 1970-01-01 UTC.
+        publish: Told what was appended to an environment's log, after the commit and after its callers.
     """
 
-    def __init__(self, store: Transactions, rules: Rules, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        store: Transactions,
+        rules: Rules,
+        clock: Callable[[], int] | None = None,
+        publish: Callable[[Environment, Recorded], None] | None = None,
+    ) -> None:
         self._store = store
         self._rules = rules
         self._clock = clock or _now
+        self._publish = publish
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -146,7 +154,7 @@ class Writer:
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         try:
-            outcomes = await self._transact(group)
+            outcomes, recorded = await self._transact(group)
         except LedgerError as error:
             _fail(group, error)
         except Exception:
@@ -159,6 +167,8 @@ class Writer:
         else:
             for waiting, outcome in zip(group, outcomes, strict=True):
                 _answer(waiting, outcome)
+            if self._publish is not None and recorded.rows:
+                self._publish(group[0].environment, recorded)
 
     async def _commit_alone(self, waiting: _Waiting) -> None:
         try:
@@ -167,7 +177,7 @@ class Writer:
             _logger.exception("a write to run %s failed", waiting.write.command.run_id)
             _fail([waiting], error)
 
-    async def _transact(self, group: Sequence[_Waiting]) -> list[Outcome | Exception]:
+    async def _transact(self, group: Sequence[_Waiting]) -> Committed:
         environment = group[0].environment
         return await self._store.write(
             partial(
@@ -186,10 +196,10 @@ def _commit_group(
     writes: Sequence[Write],
     rules: Rules,
     clock: Callable[[], int],
-) -> list[Outcome | Exception]:
+) -> Committed:
     # The clock is read inside the transaction: what is recorded later is never recorded earlier.
     if isinstance(command := writes[0].command, EraseKey):
-        return [erase(transaction, environment, command, writes[0].caller, rules, clock())]
+        return erase(transaction, environment, command, writes[0].caller, rules, clock())
     return commit_group(transaction, environment, writes, rules, clock())
 
 

@@ -93,6 +93,12 @@ class Server:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
+    def count_connections(self) -> int:
+        """Connections that it has open with others."""
+        mine = f"0100007F:{self.port:04X}"
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        return sum(line.split()[1] == mine and line.split()[3] == "01" for line in lines)
+
     def errors(self) -> str:
         """What it wrote to standard error so far."""
         self._errors.seek(0)

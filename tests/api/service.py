@@ -36,7 +36,8 @@ class Service:
         self._runner = runner
         self._ledger = runner.run(Ledger.open(f"sqlite+aiosqlite:///{path}", clock=lambda: self.now, **limits))
         self._log: Log = runner.run(self._ledger.log("dev"))
-        transport = httpx2.ASGITransport(app=create_app(self._ledger, self._log), raise_app_exceptions=False)
+        self.app = create_app(self._ledger, self._log)
+        transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
         self._http = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ COMMANDS = {
     "erase": "Erase what ever stood at a key of a run",
     "rebuild": "Fold every run anew from its events",
     "migrate": "Bring the database's tables up to date.",
+    "watch": "Watch a run until it finishes, or the runs of a task until Ctrl-C; goes on after a server restart.",
 }
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

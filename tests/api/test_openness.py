@@ -13,6 +13,7 @@ ROUTES = {
     "/api/v1/runs/r/metadata/history": "GET, HEAD",
     "/api/v1/runs/r/verify": "GET, HEAD",
     "/api/v1/runs/r/metadata/progress": "GET, HEAD",
+    "/api/v1/events": "GET, HEAD",
     "/healthz": "GET, HEAD",
     "/readyz": "GET, HEAD",
 }

@@ -1,0 +1,389 @@
+"""
+The feed: all events of an environment by position, a page at a time.
+
+A cursor names a place in it: the log's epoch and the position of the last event that was handled. A page is
+bounded in events, in bytes and in how much of the log it looks through, so a filter that matches little comes back
+short, with a cursor to go on from.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from ledger import reads, statements
+from ledger.errors import BadCursor
+from ledger.heads import read_tags
+from ledger.reads import Reader
+from ledger.refold import read_event
+from projections import values
+from projections.events import Event
+from projections.history import replay, touches
+from projections.paths import Path
+from projections.runs import Run
+
+SCAN_EVENTS_MAX = 1_000  # events that one page of a filtered feed looks through
+PAGE_BYTES_MAX = 2**20  # bytes of data in one page, unless its first event alone has more
+
+_CURSOR = re.compile(r"([0-9a-f]{1,64}):(0|[1-9][0-9]{0,18})")
+_CURSOR_CHARACTERS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """
+    A place in the feed of one log.
+
+    Attributes:
+        epoch: The log's mark, which changes when an older copy takes its place.
+        position: Position of the last event that was handled, 0 before the first.
+    """
+
+    epoch: str
+    position: int
+
+    def __str__(self) -> str:
+        """The opaque text that callers keep."""
+        return base64.urlsafe_b64encode(f"{self.epoch}:{self.position}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """
+        Read what `str` wrote.
+
+        Raises:
+            BadCursor: It is nothing that `str` writes.
+        """
+        found = None
+        if len(text) <= _CURSOR_CHARACTERS_MAX:
+            try:
+                plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+            except (binascii.Error, ValueError):
+                plain = ""
+            found = _CURSOR.fullmatch(plain)
+        if found is None or str(cursor := cls(found[1], int(found[2]))) != text:
+            raise BadCursor(text[:_CURSOR_CHARACTERS_MAX])
+        return cursor
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class FeedEvent:
+    """
+    An event as the feed carries it. Two entries are never equal, so that what is made of one can be kept with it.
+
+    Attributes:
+        event: The event.
+        task: The task of its run.
+        tags: The tags that its run had when the event was read.
+    """
+
+    event: Event
+    task: str
+    tags: frozenset[str]
+
+    @property
+    def position(self) -> int:
+        """Place in the environment's log."""
+        return self.event.position
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Which events of a feed somebody wants: those that everything named here applies to.
+
+    Attributes:
+        task: Events of the runs of this task.
+        tags: Events of the runs that have all of these tags.
+        run_id: Events of this run.
+        key: Events about the value at this path, as in a run's history.
+    """
+
+    task: str | None = None
+    tags: frozenset[str] = frozenset()
+    run_id: str | None = None
+    key: Path | None = None
+
+    @property
+    def is_by_run(self) -> bool:
+        """Whether it asks anything of the run that an event belongs to."""
+        return self.task is not None or bool(self.tags) or self.run_id is not None
+
+    def takes_run(self, run_id: str, task: str, tags: frozenset[str]) -> bool:
+        """Whether the events of such a run are wanted."""
+        return (
+            (self.run_id is None or self.run_id == run_id)
+            and (self.task is None or self.task == task)
+            and self.tags <= tags
+        )
+
+    def takes(self, entry: FeedEvent) -> bool:
+        """Whether an event is wanted, as far as that can be told without the metadata it changed."""
+        return self.takes_run(entry.event.run_id, entry.task, entry.tags)
+
+
+WHOLE_FEED = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """
+    Some events in the order of the log.
+
+    Attributes:
+        entries: The events; none where none of those looked through is wanted.
+        position: Everything up to here was handled; where to go on from.
+        last: The last position of the log when the page was read.
+        epoch: The log's mark.
+    """
+
+    entries: list[FeedEvent]
+    position: int
+    last: int
+    epoch: str
+
+    @property
+    def next(self) -> Cursor:
+        """The cursor to go on from."""
+        return Cursor(self.epoch, self.position)
+
+    @property
+    def has_more(self) -> bool:
+        """The log went on behind this page when it was read."""
+        return self.position < self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Where a subscription begins.
+
+    Attributes:
+        position: Everything up to here was handled.
+        epoch: The log's mark.
+        run: The run as it stood, where a run was asked for.
+    """
+
+    position: int
+    epoch: str
+    run: Run | None = None
+
+
+@dataclass(slots=True)
+class _Choice:
+    """
+    The events that a page will hold, while it is put together.
+
+    Attributes:
+        count_max: At most this many.
+        bytes_max: And of this weight, unless the first alone has more.
+        places: Positions, or versions of one run.
+        bytes: Weight of their data.
+    """
+
+    count_max: int
+    bytes_max: int
+    places: list[int] = field(default_factory=list)
+    bytes: int = 0
+
+    def take(self, place: int, weight: int) -> bool:
+        """Take one more, if there is room."""
+        if len(self.places) == self.count_max or (self.places and self.bytes + weight > self.bytes_max):
+            return False
+        self.places.append(place)
+        self.bytes += weight
+        return True
+
+
+async def place(reader: Reader, environment_id: int, after: Cursor | None) -> Place:
+    """
+    Where a reader of the feed goes on: at *after*, else at the end of the log.
+
+    Raises:
+        BadCursor: It is a place in another log, or one that this log has not reached.
+    """
+    log = await reader.row(statements.LOG, environment_id=environment_id)
+    assert log is not None, f"environment {environment_id} has no log"
+    if after is None:
+        return Place(log["last_position"], log["epoch"])
+    if after.epoch != log["epoch"] or after.position > log["last_position"]:
+        raise BadCursor(str(after))
+    return Place(after.position, log["epoch"])
+
+
+async def place_in_run(reader: Reader, environment_id: int, run_id: str, after: int | None) -> Place:
+    """
+    Where a reader of one run goes on: behind version *after*, else behind its current one.
+
+    Raises:
+        RunNotFound: There is no such run.
+        BadCursor: It has no such version.
+    """
+    own = await reads.head(reader, environment_id, run_id)
+    end = await place(reader, environment_id, None)
+    if after is None or after == own.run.version:
+        return Place(end.position, end.epoch, own.run)
+    if after > own.run.version:
+        raise BadCursor(str(after))
+    position = 0 if after == 0 else await _position_of(reader, environment_id, own.key, after)
+    return Place(position, end.epoch, own.run)
+
+
+async def page(
+    reader: Reader,
+    environment_id: int,
+    *,
+    after: Cursor | int,
+    limit: int,
+    selection: Selection = WHOLE_FEED,
+    bytes_max: int | None = None,
+) -> FeedPage:
+    """
+    The events after a place, `limit` at most.
+
+    Args:
+        reader: A consistent view.
+        environment_id: Whose feed.
+        after: A cursor, or a position of this log.
+        limit: At least 1.
+        selection: Which events.
+        bytes_max: Bytes of their data, unless the first alone has more; 1 MiB by default.
+
+    Raises:
+        BadCursor: `after` is a place in another log, or one that this log has not reached.
+    """
+    end = await place(reader, environment_id, None)
+    position = after if isinstance(after, int) else (await place(reader, environment_id, after)).position
+    pick = _pick if selection.run_id is None else _pick_of_run
+    choice = _Choice(limit, PAGE_BYTES_MAX if bytes_max is None else bytes_max)
+    entries, reached = await pick(reader, environment_id, position, end.position, choice, selection)
+    if selection.key is not None:
+        entries = await _about(reader, environment_id, entries, selection.key)
+    return FeedPage(entries, reached, end.position, end.epoch)
+
+
+async def _pick(
+    reader: Reader, environment_id: int, after: int, last: int, choice: _Choice, selection: Selection
+) -> tuple[list[FeedEvent], int]:
+    """Wanted events in the order of the log, and how far the log was looked through for them."""
+    count = SCAN_EVENTS_MAX if selection.is_by_run else choice.count_max
+    rows = await reader.rows(statements.WEIGHTS, environment_id=environment_id, after=after, count=count)
+    labels = await _labels(reader, environment_id, {row["run_key"] for row in rows})
+    for row in rows:
+        if selection.takes_run(*labels[row["run_key"]]) and not choice.take(row["position"], row["weight"]):
+            break
+        after = row["position"]
+    found = []
+    if choice.places:
+        found = await reader.rows(
+            statements.EVENTS_AT, environment_id=environment_id, values=values.dump([*choice.places])
+        )
+    return [_entry(row, labels) for row in found], (after if rows else last)
+
+
+async def _pick_of_run(
+    reader: Reader, environment_id: int, after: int, last: int, choice: _Choice, selection: Selection
+) -> tuple[list[FeedEvent], int]:
+    """As `_pick`, but along the stream of the one run that is wanted: nothing else is looked at."""
+    assert selection.run_id is not None
+    run_key = await _run_key(reader, environment_id, selection.run_id)
+    if run_key is None:  # It may be created yet.
+        return [], last
+    labels = await _labels(reader, environment_id, {run_key})
+    if not selection.takes_run(*labels[run_key]):
+        return [], last
+    parameters = {"environment_id": environment_id, "run_key": run_key}
+    low = await _version_at(reader, environment_id, run_key, after)
+    rows = await reader.rows(statements.RUN_WEIGHTS, **parameters, after=low, count=choice.count_max + 1)
+    for row in rows:
+        if not choice.take(row["version"], row["weight"]):
+            break
+        after = row["position"]
+    found = []
+    if choice.places:
+        highest = choice.places[-1]
+        found = await reader.rows(statements.EVENTS, **parameters, after=low, last=highest, count=choice.count_max)
+    whole = len(choice.places) == len(rows)  # Then the run has no more events, and nothing else is wanted.
+    return [_entry(row, labels) for row in found], last if whole else after
+
+
+async def _about(reader: Reader, environment_id: int, entries: list[FeedEvent], key: Path) -> list[FeedEvent]:
+    """
+    Those of *entries* that are about the value at *key*.
+
+    The entries of each run among them follow each other without a gap, so each run is replayed once.
+    """
+    wanted: set[int] = set()
+    for run_id, group in groupby(sorted(entries, key=_by_run), key=lambda entry: entry.event.run_id):
+        events = [entry.event for entry in group]
+        before: values.JsonObject = {}
+        if events[0].version > 1:
+            past = await reads.metadata(reader, environment_id, run_id, events[0].version - 1, None)
+            before = past.metadata
+        wanted.update(
+            event.position for event, old, new in replay(before, events) if touches(key, event.body, old, new)
+        )
+    return [entry for entry in entries if entry.position in wanted]
+
+
+def _by_run(entry: FeedEvent) -> tuple[str, int]:
+    return entry.event.run_id, entry.event.version
+
+
+_Labels = tuple[str, str, frozenset[str]]
+
+
+def _entry(row: Mapping[str, Any], labels: Mapping[int, _Labels]) -> FeedEvent:
+    run_id, task, tags = labels[row["run_key"]]
+    return FeedEvent(read_event(row, run_id), task, tags)
+
+
+async def _labels(reader: Reader, environment_id: int, run_keys: Iterable[int]) -> dict[int, _Labels]:
+    """Id, task and tags of runs by their keys."""
+    wanted: Sequence[int] = [*run_keys]
+    if not wanted:
+        return {}
+    rows = await reader.rows(statements.LABELS, environment_id=environment_id, values=values.dump([*wanted]))
+    return {row["run_key"]: (row["run_id"], row["task"], frozenset(read_tags(row["tags"]))) for row in rows}
+
+
+async def _run_key(reader: Reader, environment_id: int, run_id: str) -> int | None:
+    row = await reader.row(statements.RUN_KEY, environment_id=environment_id, run_id=run_id)
+    # SQLite looks an id up to its first NUL only.
+    return None if row is None or row["run_id"] != run_id else row["run_key"]
+
+
+async def _position_of(reader: Reader, environment_id: int, run_key: int, version: int) -> int:
+    row = await reader.row(statements.POSITION_OF, environment_id=environment_id, run_key=run_key, version=version)
+    assert row is not None, f"run key {run_key} lacks version {version}"
+    position: int = row["position"]
+    return position
+
+
+async def _version_at(reader: Reader, environment_id: int, run_key: int, position: int) -> int:
+    """
+    The last version of a run at or before a position, 0 for none.
+
+    Positions rise with versions, so it is found by halving; first from the end in steps that double, because most
+    readers are near it.
+    """
+    if position == 0:
+        return 0
+    row = await reader.row(statements.LAST_VERSION, environment_id=environment_id, run_key=run_key)
+    assert row is not None, f"run key {run_key} has no head"
+    past: Callable[[int], Any] = lambda version: _position_of(reader, environment_id, run_key, version)  # noqa: E731
+    low, high = row["version"], row["version"] + 1  # Version `high` lies behind the position.
+    step = 1
+    while low > 0 and await past(low) > position:
+        high, low = low, max(low - step, 0)
+        step *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if await past(middle) > position:
+            high = middle
+        else:
+            low = middle
+    return int(low)
