@@ -8,9 +8,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from api import health, history, metadata, runs
-from api.access import OpenAccess
+from api.access import Access, Owner
 from api.problems import HANDLERS
+from api.scopes import guarded
 from ledger.ledger import Ledger, Log
+from ledger.settings import RATE_LIMIT_DEFAULT
 
 # The most asked for come first: routes are tried in order.
 ROUTES = (
@@ -26,14 +28,23 @@ ROUTES = (
 )
 
 
-def create_app(ledger: Ledger, log: Log) -> Starlette:
+def create_app(
+    ledger: Ledger, log: Log, *, rate_limit: int = RATE_LIMIT_DEFAULT, for_owner: bool = False
+) -> Starlette:
     """
     Build the application on an open ledger, which it closes when it shuts down.
 
     Args:
-        ledger: What to close.
-        log: The log of the environment that is served.
+        ledger: What to serve, and to close.
+        log: The log of the environment that is served while there are no API keys.
+        rate_limit: Requests a second that each key may make, 0 for any number.
+        for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
+    door = (
+        Middleware(Owner, log=log)
+        if for_owner
+        else Middleware(Access, ledger=ledger, log=log, rate_limit=rate_limit)
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -41,9 +52,9 @@ def create_app(ledger: Ledger, log: Log) -> Starlette:
         await ledger.close()
 
     app = Starlette(
-        routes=ROUTES,
+        routes=[*map(guarded, ROUTES)],
         exception_handlers=HANDLERS,
-        middleware=[Middleware(OpenAccess, log=log)],
+        middleware=[door],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -18,9 +19,11 @@ from rich.text import Text
 
 from api.client import Client, Failed, connect, path_of, without_controls
 from ledger.errors import LedgerError, UnusableDatabase
+from ledger.master import UnusableSecret
 from ledger.settings import PREFIX, BadSettings, Settings, load_settings
 from projections import values
 from projections.errors import BadJson, BadValue
+from projections.times import Microseconds
 
 cli = typer.Typer(
     name="run-ledger",
@@ -34,6 +37,12 @@ cli = typer.Typer(
 spool = typer.Typer(help="What could not be delivered to the ledger yet.", no_args_is_help=True)
 cli.add_typer(spool, name="spool")
 
+keys = typer.Typer(
+    help="API keys: who may read and write over HTTP, in which environment. The first key closes an open ledger.",
+    no_args_is_help=True,
+)
+cli.add_typer(keys, name="keys")
+
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
@@ -43,7 +52,9 @@ DatabaseUrl = Annotated[
 ]
 EnvironmentName = Annotated[
     str | None,
-    typer.Option("--environment", help="Which environment to work in (dev unless set).", show_default=False),
+    typer.Option(
+        "--environment", help="Which environment to work in (dev unless set, or the key's).", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 RunArgument = Annotated[
@@ -260,6 +271,103 @@ def spool_discard() -> None:
     print(f"{discard_set_aside():,} requests that were set aside are gone")
 
 
+@keys.command("create")
+def create_key(
+    name: Annotated[
+        str | None, typer.Option(help="What the history shows as the actor; the key's id unless given.")
+    ] = None,
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            help="What it may do: read, write, erase or admin, each alone or such as read:tasks:import or "
+            "write:tags:nightly; may be given several times. Without it: read and write.",
+            show_default=False,
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="30d, 12h, or a time such as 2027-01-31T00:00:00Z.")
+    ] = None,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """Make an API key. Its last line of output is the key, which is shown this once."""
+    from api.key_commands import create_key, key_members  # noqa: PLC0415 - Loads the database driver.
+
+    settings = _database_settings(database_url, environment)
+    made = create_key(settings, name, scopes or ("read", "write"), expires, _now())
+    members = key_members(made.key, _now())
+    if as_json:
+        _print_json({**members, "key": made.text})
+        return
+    until = f"until {_local(members['expiresAt'])}" if members["expiresAt"] else "until it is revoked"
+    print(
+        f"key {made.key.id} of environment {made.key.environment.name}, called {without_controls(made.key.name)}, "
+        f"may {without_controls(', '.join(made.key.scopes))}, {until}"
+    )
+    if made.is_first:
+        print("it is the first one: from now on every request to this ledger needs a key")
+    print("keep it now, it is not shown again:")
+    print(made.text)
+
+
+@keys.command("list")
+def list_keys(
+    as_json: AsJson = False, database_url: DatabaseUrl = None, environment: EnvironmentName = None
+) -> None:
+    """Show the API keys of all environments, or of one; never their secrets."""
+    from api.key_commands import key_members, list_keys  # noqa: PLC0415 - As above.
+
+    now = _now()
+    found = [key_members(key, now) for key in list_keys(_database_settings(database_url, environment))]
+    if as_json:
+        _print_json(found)
+        return
+    columns = ("id", "environment", "name", "state", "created", "last used", "scopes")
+    _print_table(columns, [_key_cells(key) for key in found])
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as 'keys list' shows it.")],
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """Let an API key open nothing any more, from the next request on. It cannot be undone."""
+    from api.key_commands import key_members, revoke_key  # noqa: PLC0415 - As above.
+
+    members = key_members(revoke_key(_database_settings(database_url, environment), key_id), _now())
+    if as_json:
+        _print_json(members)
+        return
+    print(f"key {members['id']} of environment {members['environment']} is revoked")
+
+
+def _key_cells(key: dict[str, Any]) -> tuple[str, ...]:
+    if key["revokedAt"]:
+        state = f"revoked {_local(key['revokedAt'])}"
+    elif key["expiresAt"]:
+        state = f"{'expires' if key['isValid'] else 'expired'} {_local(key['expiresAt'])}"
+    else:
+        state = "valid"
+    used = _local(key["lastUsedAt"]) if key["lastUsedAt"] else "never"
+    scopes = ", ".join(key["scopes"])
+    return (key["id"], key["environment"], key["name"], state, _local(key["createdAt"]), used, scopes)
+
+
+def _database_settings(database_url: str | None, environment: str | None) -> Settings:
+    """Settings for what only the database itself can do."""
+    settings = load_settings(database_url=database_url, environment=environment)
+    if settings.url is not None and "database_url" not in settings.model_fields_set:
+        raise BadSettings(
+            "RUN_LEDGER_URL names a server, but keys are made in its database; "
+            "run this where the database is, and name it with --database-url"
+        )
+    return settings
+
+
 @cli.command()
 def history(
     run_id: RunArgument,
@@ -439,9 +547,13 @@ def _ascii(value: Any) -> str:
     return without_controls(values.dump(value))
 
 
-def _local(time: str) -> str:
+def _now() -> Microseconds:
+    return time.time_ns() // 1_000
+
+
+def _local(moment: str) -> str:
     """A time of the wire in this machine's zone, to the second."""
-    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def main() -> None:
@@ -449,7 +561,7 @@ def main() -> None:
     try:
         _check_arguments(sys.argv[1:])
         cli()
-    except (BadSettings, Failed, LedgerError, UnusableDatabase) as error:
+    except (BadSettings, Failed, LedgerError, UnusableDatabase, UnusableSecret) as error:
         print(f"run-ledger: {without_controls(str(error))}", file=sys.stderr)
         sys.exit(1)
 

@@ -65,7 +65,7 @@ def read_run(row: Mapping[str, Any]) -> Run:
         status=_STATUSES[row["status"]],
         status_version=row["status_version"],
         attempt=row["attempt"],
-        tags=_tags(row["tags"]),
+        tags=read_tags(row["tags"]),
         idempotency_key=row["idempotency_key"],
         snapshot=Snapshot.load(row["metadata"], row["version"], row["size_bytes"]),
         created_at=row["created_at"],
@@ -75,7 +75,8 @@ def read_run(row: Mapping[str, Any]) -> Run:
     )
 
 
-def _tags(text: str) -> tuple[str, ...]:
+def read_tags(text: str) -> tuple[str, ...]:
+    """The tags of a run from their stored text."""
     if text == "[]":
         return ()
     tags = values.load(text)

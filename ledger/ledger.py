@@ -13,16 +13,20 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Literal, NamedTuple
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import reads, statements
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
+from ledger.heads import read_tags
+from ledger.keyring import Keyring
+from ledger.keys import Reach
 from ledger.reads import Page, RunDetails
-from ledger.sqlite import SqliteStore
+from ledger.sqlite import SqliteStore, database_file
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,
@@ -66,6 +70,36 @@ class Current(NamedTuple):
     text: str
     version: int
     size_bytes: int
+
+
+class Relative(NamedTuple):
+    """
+    A run as far as a key's restriction is judged by it.
+
+    Attributes:
+        run_id: Its id.
+        task: Its task.
+        tags: Its tags.
+    """
+
+    run_id: str
+    task: str
+    tags: tuple[str, ...]
+
+
+class Family(NamedTuple):
+    """
+    A run and those above it.
+
+    Attributes:
+        own: The run.
+        parent: The run that started it, None without one.
+        root: The topmost run above it, None without one.
+    """
+
+    own: Relative
+    parent: Relative | None
+    root: Relative | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +159,18 @@ class Ledger:
     An open database.
 
     Use `open` to make one, and `close` when done: it carries out what is waiting.
+
+    Attributes:
+        rules: Limits and windows.
+        keys: The API keys of all environments.
     """
 
-    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules) -> None:
+    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules, keys: Keyring) -> None:
         self._store = store
         self._writer = writer
-        self._environments: dict[str, Environment] = {}
+        self._logs: dict[str, Log] = {}
         self.rules = rules
+        self.keys = keys
 
     @classmethod
     async def open(
@@ -161,11 +200,12 @@ class Ledger:
             raise ValueError("late_write_s must be 0 seconds or more")
         rules = Rules(metadata_bytes_max, late_write_s)
         store = await _open_store(url)
-        return cls(store, Writer(store, rules, clock), rules)
+        return cls(store, Writer(store, rules, clock), rules, Keyring(store, clock))
 
     async def close(self) -> None:
         """Carry out the writes that are waiting, then close every connection."""
         await self._writer.close()
+        await self.keys.close()
         await self._store.close()
 
     async def log(self, environment: str) -> "Log":
@@ -184,15 +224,27 @@ class Ledger:
                 f"{environment!r} cannot name an environment; "
                 "use at most 32 lower-case letters, digits and hyphens, a letter first"
             )
-        known = self._environments.get(environment)
+        known = self._logs.get(environment)
+        if known is not None:
+            return known
+        row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
+        if row is None:
+            environment_id = await self._store.write(partial(_add_environment, name=environment))
+        else:
+            environment_id = row["environment_id"]
+        return self.log_of(Environment(environment_id, environment))
+
+    def log_of(self, environment: Environment) -> "Log":
+        """The log of an environment that exists."""
+        known = self._logs.get(environment.name)
         if known is None:
-            row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
-            if row is None:
-                environment_id = await self._store.write(partial(_add_environment, name=environment))
-            else:
-                environment_id = row["environment_id"]
-            known = self._environments[environment] = Environment(environment_id, environment)
-        return Log(self._store, self._writer, known, self.rules)
+            known = self._logs[environment.name] = Log(self._store, self._writer, environment, self.rules)
+        return known
+
+    async def environments(self) -> list[Environment]:
+        """All environments, in the order in which they were first named."""
+        rows = await self._store.read(lambda reader: reader.rows(statements.ENVIRONMENTS))
+        return [Environment(row["environment_id"], row["name"]) for row in rows]
 
 
 class Log:
@@ -212,6 +264,11 @@ class Log:
     def environment(self) -> str:
         """The environment's name."""
         return self._environment.name
+
+    @property
+    def owner(self) -> Environment:
+        """The environment that everything in it belongs to."""
+        return self._environment
 
     @property
     def is_writing(self) -> bool:
@@ -291,6 +348,20 @@ class Log:
             raise RunNotFound(run_id)
         return Current(*found)
 
+    def family(self, run_id: str) -> Family:
+        """
+        Task and tags of a run and of those above it, answered at once.
+
+        Raises:
+            RunNotFound: There is no such run.
+            Unavailable: The database cannot be read.
+        """
+        row = self._store.point(statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id})
+        if row is None:
+            raise RunNotFound(run_id)
+        own = Relative(run_id, row[0], read_tags(row[1]))
+        return Family(own, _relative(row[2:5]), _relative(row[5:8]))
+
     async def metadata(
         self, run_id: str, *, version: int | None = None, at: Microseconds | None = None
     ) -> Snapshot:
@@ -327,6 +398,7 @@ class Log:
         before: str | None = None,
         statuses: Sequence[Status] = (),
         tasks: Sequence[str] = (),
+        within: Reach | None = None,
     ) -> Page[Run]:
         """
         Runs, newest first.
@@ -337,6 +409,7 @@ class Log:
             before: Only runs newer than this run, the nearest ones, instead.
             statuses: Any of these; empty for all.
             tasks: Any of these; empty for all.
+            within: Only runs that a key may read, None for all.
 
         Raises:
             BadCursor: `after` or `before` names no run.
@@ -350,6 +423,7 @@ class Log:
                 before=before,
                 statuses=tuple(statuses),
                 tasks=tuple(tasks),
+                within=within,
             )
         )
 
@@ -394,13 +468,44 @@ class Log:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))
 
 
-async def _open_store(url: str) -> SqliteStore:
+def _relative(columns: Sequence[str | None]) -> Relative | None:
+    run_id, task, tags = columns
+    return None if run_id is None or task is None or tags is None else Relative(run_id, task, read_tags(tags))
+
+
+def sqlite_file(url: str) -> FilePath | None:
+    """
+    The file of a SQLite database, None for another engine.
+
+    Raises:
+        UnusableDatabase: The URL is none, or names no file.
+    """
+    parsed = _parsed(url)
+    return database_file(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
+def missing_file(url: str) -> FilePath | None:
+    """
+    The file of a SQLite database that does not exist, None for one that does and for another engine.
+
+    Raises:
+        UnusableDatabase: The URL is none, or names no file.
+    """
+    path = sqlite_file(url)
+    return None if path is None or path.exists() else path
+
+
+def _parsed(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except ArgumentError as error:
         raise UnusableDatabase(
             f"{url!r} is not a database URL; write for example sqlite+aiosqlite:///run-ledger.db"
         ) from error
+
+
+async def _open_store(url: str) -> SqliteStore:
+    parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
         raise UnusableDatabase(
             f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
 from ledger.heads import Head, read_head, read_run
+from ledger.keys import Reach
 from ledger.writes import Refused
 from projections import values
 from projections.events import Event, RunCreated, RunStatusChanged
@@ -124,6 +125,7 @@ async def runs(
     before: str | None,
     statuses: tuple[Status, ...],
     tasks: tuple[str, ...],
+    within: Reach | None,
 ) -> Page[Run]:
     """See `Log.runs`."""
     newest_first = before is None
@@ -131,10 +133,18 @@ async def runs(
     beyond = 2**62 if newest_first else 0
     if cursor is not None:
         try:
-            beyond = (await head(reader, environment_id, cursor)).key
+            at = await head(reader, environment_id, cursor)
         except RunNotFound as error:
             raise BadCursor(cursor) from error
-    page = partial(statements.page_of_runs, statuses=tuple(status.value for status in statuses), tasks=tasks)
+        if within is not None and not within.holds(at.run.task, at.run.tags):
+            raise BadCursor(cursor)  # As if there were no such run.
+        beyond = at.key
+    page = partial(
+        statements.page_of_runs,
+        statuses=tuple(status.value for status in statuses),
+        tasks=tasks,
+        within=within,
+    )
     onwards, backwards = page(older_than=newest_first), page(older_than=not newest_first)
     rows = await reader.rows(onwards, environment_id=environment_id, after=beyond, count=limit + 1)
     found = [read_run(row) for row in rows[:limit]]

@@ -78,7 +78,7 @@ class SqliteStore:
         Raises:
             UnusableDatabase: It is no database, a newer release wrote it, or it cannot be opened.
         """
-        path = _file(url)
+        path = database_file(url)
         readers = create_async_engine(
             url.set(drivername="sqlite+aiosqlite"),
             pool_size=READERS_MAX,
@@ -136,14 +136,18 @@ class SqliteStore:
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
+        row: tuple[str, int, int] | None = self.point(
+            statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
+        )
+        return row
+
+    def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+        """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
         self._refuse_closed()
         try:
-            row: tuple[str, int, int] | None = self._point.execute(
-                _text(statements.CURRENT), {"environment_id": environment_id, "run_id": run_id}
-            ).fetchone()
+            return self._point.execute(_text(statement), parameters).fetchone()
         except sqlite3.Error as error:
             _translate(error)
-        return row
 
     async def _read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
         try:
@@ -287,7 +291,13 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _file(url: URL) -> Path:
+def database_file(url: URL) -> Path:
+    """
+    The file that a database URL names.
+
+    Raises:
+        UnusableDatabase: It names none, or one in no folder.
+    """
     if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
         raise UnusableDatabase(
             f"{url.render_as_string()} names no file; write sqlite+aiosqlite:///run-ledger.db, "

@@ -117,13 +117,14 @@ def executed(execution: Execution) -> None:
 
 
 def _load(given: dict[str, Any]) -> Any:
-    from ledger.settings import PREFIX, load_settings
+    from ledger.settings import PREFIX, load_settings, refuse_other_environment
 
     inherited = {name.removeprefix(PREFIX).lower(): value for name, value in current.inherited().items()}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = load_settings(**{**inherited, **chosen})
     if given.get("database_url") is not None:  # What the program chose wins over the environment variables.
         return settings.model_copy(update={"url": None})
+    refuse_other_environment(settings)
     return settings
 
 
