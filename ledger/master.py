@@ -16,7 +16,7 @@ MASTER_BYTES = 32
 SECRET_CHARACTERS_MIN = 32  # characters of RUN_LEDGER_SECRET: 128 bits where they are hexadecimal digits
 
 _SUFFIX = ".secret"
-_PRIVATE = 0o600
+_OTHERS = 0o077
 
 
 class UnusableSecret(Exception):
@@ -78,8 +78,8 @@ def _make(path: Path) -> None:
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & ~_PRIVATE:
-            raise UnusableSecret(f"others may read {path}, its mode is {mode:o}; run: chmod 600 {path}")
+        if mode & _OTHERS:
+            raise UnusableSecret(f"others may use {path}, its mode is {mode:o}; run: chmod 600 {path}")
         text = file.read(4 * MASTER_BYTES).strip()
     if len(text) < SECRET_CHARACTERS_MIN:
         raise UnusableSecret(
