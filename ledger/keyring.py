@@ -10,7 +10,9 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ledger import statements
@@ -18,7 +20,6 @@ from ledger.errors import KeyNotFound, KeyRefused, Unavailable
 from ledger.group import Transaction
 from ledger.keys import (
     ApiKey,
-    KeyText,
     derive_key,
     new_key_id,
     parse_scopes,
@@ -71,6 +72,24 @@ class NewKey(NamedTuple):
     is_first: bool
 
 
+@dataclass(slots=True)
+class _Known:
+    """
+    A key that was admitted before.
+
+    Attributes:
+        key: As it was then.
+        row: As it was then.
+        parameters: What its row is found by.
+        used_at: When this process last noted that it was used.
+    """
+
+    key: ApiKey
+    row: Sequence[Any]
+    parameters: Mapping[str, Any]
+    used_at: Microseconds
+
+
 class Keyring:
     """
     The keys of all environments of a ledger.
@@ -85,7 +104,7 @@ class Keyring:
         self._clock = clock or _now
         self._closed = False
         self._environments: dict[str, Environment] = {}
-        self._uses: dict[tuple[int, str], Microseconds] = {}
+        self._known: dict[bytes, _Known] = {}
         self._unwritten: dict[tuple[int, str], Microseconds] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -110,16 +129,18 @@ class Keyring:
             KeyRefused: There is no such key, or it opens nothing any more.
             Unavailable: The database cannot be read.
         """
-        shown = read_key(text)
-        if shown is None:
-            raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        key = self._look_up(shown)
+        known = self._known.get(sha256(text.encode()).digest())
+        if known is None or not self._is_as_known(known):
+            known = self._look_up(text)
+        key = known.key
         now = self._clock()
-        state = state_at(key, now)
-        if state is not None:
-            code = "expired-key" if key.revoked_at is None else "revoked-key"
-            raise KeyRefused(code, f"the API key {key.id} {state}")
-        self._note_use(key, now)
+        if key.revoked_at is not None or key.expires_at is not None:
+            state = state_at(key, now)
+            if state is not None:
+                code = "expired-key" if key.revoked_at is None else "revoked-key"
+                raise KeyRefused(code, f"the API key {key.id} {state}")
+        if now - known.used_at >= USE_EVERY_S * _MICROSECONDS:
+            self._note_use(known, now)
         return key
 
     def is_valid(self, key: ApiKey) -> bool:
@@ -204,16 +225,29 @@ class Keyring:
         if self._unwritten:
             await self._write_uses()
 
-    def _look_up(self, shown: KeyText) -> ApiKey:
+    def _is_as_known(self, known: "_Known") -> bool:
+        """Whether the database still says of a key what it said the last time; saves taking the row apart."""
+        row = self._store.point(statements.API_KEY, known.parameters)
+        return row is not None and hmac.compare_digest(row[0], known.row[0]) and row == known.row
+
+    def _look_up(self, text: str) -> "_Known":
+        shown = read_key(text)
+        if shown is None:
+            raise KeyRefused("unknown-key", "this is no API key of this ledger")
         environment = self._environment(shown.environment)
         row = None
+        parameters = {"environment_id": environment.id if environment is not None else 0, "key_id": shown.id}
         if environment is not None:
-            row = self._store.point(statements.API_KEY, {"environment_id": environment.id, "key_id": shown.id})
+            row = self._store.point(statements.API_KEY, parameters)
         # Compared even where there is no key, so that a wrong secret takes no other time than a wrong id.
         is_same = hmac.compare_digest(_NO_DIGEST if row is None else row[0], shown.digest)
         if environment is None or row is None or not is_same:
             raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        return _read_point(row, environment, shown.id)
+        key = _read_point(row, environment, shown.id)
+        before = self._known.get(shown.digest)
+        used_at = max(key.last_used_at or 0, before.used_at if before is not None else 0)
+        known = self._known[shown.digest] = _Known(key, row, parameters, used_at)
+        return known
 
     def _environment(self, name: str) -> Environment | None:
         """An environment by its name; only those that exist are kept in memory."""
@@ -225,12 +259,8 @@ class Keyring:
             known = self._environments[name] = Environment(row[0], name)
         return known
 
-    def _note_use(self, key: ApiKey, now: Microseconds) -> None:
-        place = key.environment.id, key.id
-        last = max(key.last_used_at or 0, self._uses.get(place, 0))
-        if now - last < USE_EVERY_S * _MICROSECONDS:
-            return
-        self._uses[place] = self._unwritten[place] = now
+    def _note_use(self, known: "_Known", now: Microseconds) -> None:
+        known.used_at = self._unwritten[known.key.environment.id, known.key.id] = now
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(USES_AFTER_S, self._begin_writing)
 

@@ -1,7 +1,9 @@
 """Keys: their form, their scopes, and that the database knows no secret."""
 
 import multiprocessing
+import sqlite3
 import string
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,24 @@ async def test_a_key_whose_digest_is_of_another_environment_opens_neither(
     with pytest.raises(KeyRefused):
         ledger.keys.admit(forged)
     assert (await ledger.environments()) == [mine, theirs]
+
+
+async def test_what_is_remembered_of_a_key_gives_way_to_what_the_database_says(
+    ledger: Ledger, database: Database, clock: Clock
+) -> None:
+    made = await ledger.keys.create((await ledger.log("dev")).owner, MASTER, expires_at=clock.now + 10_000_000)
+    assert ledger.keys.admit(made.text).scopes == ("read", "write")
+    with closing(sqlite3.connect(database.path)) as connection, connection:
+        connection.execute("UPDATE api_keys SET scopes = ?, name = ?", ('["read"]', "renamed"))
+    assert ledger.keys.admit(made.text).scopes == ("read",)
+    assert ledger.keys.admit(made.text).name == "renamed"
+    clock.advance(10)
+    with pytest.raises(KeyRefused, match="expired at"):
+        ledger.keys.admit(made.text)
+    with closing(sqlite3.connect(database.path)) as connection, connection:
+        connection.execute("UPDATE api_keys SET expires_at = NULL, digest = ?", (bytes(32),))
+    with pytest.raises(KeyRefused, match="no API key of this ledger"):
+        ledger.keys.admit(made.text)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\x00", "x" * 257, "a\u2028b"])
