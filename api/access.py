@@ -59,11 +59,16 @@ class Access:
     def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
-        if keys.is_open:
-            _judge_origin(scope)
-            scope["run_ledger.log"] = self._log
-            return send
-        if scope["path"] in PUBLIC_PATHS:
+        is_public = scope["path"] in PUBLIC_PATHS
+        try:
+            is_open = keys.is_open
+        except LedgerError:
+            if not is_public:
+                raise
+            is_open = True  # Whether the process lives can be asked even while the database cannot be read.
+        if is_open or is_public:
+            if is_open:
+                _judge_origin(scope)
             scope["run_ledger.log"] = self._log
             return send
         try:

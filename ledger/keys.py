@@ -118,8 +118,8 @@ class ApiKey:
 
     @property
     def grant(self) -> Grant:
-        """What it may do."""
-        return parse_scopes(self.scopes)
+        """What it may do; a scope that only a newer release knows grants nothing."""
+        return _granted(self.scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +239,20 @@ def state_at(key: ApiKey, now: Microseconds) -> str | None:
     if key.expires_at is not None and key.expires_at <= now:
         return f"expired at {format_time(key.expires_at)}"
     return None
+
+
+@lru_cache(maxsize=1_024)
+def _granted(scopes: tuple[str, ...]) -> Grant:
+    known = tuple(filter(_is_scope, scopes))
+    return parse_scopes(known) if known else Grant()
+
+
+def _is_scope(scope: str) -> bool:
+    try:
+        _parts(scope)
+    except ValueError:
+        return False
+    return True
 
 
 def _parts(scope: str) -> tuple[str, str, str]:

@@ -2,26 +2,32 @@
 
 import hmac
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from api import scopes
 from api.access import may_stay
-from ledger.errors import KeyRefused
+from ledger.errors import KeyRefused, StorageFailed
 from ledger.keyring import Keyring
 from tests.api.keys import EVERY, KEYED, MASTER, OF_A_RUN, PUBLIC, Keyed, body_of, need_of, path_of, seen
 from tests.api.server import ROOT, environment, run_ledger, serving
 from tests.api.service import SECOND, Service, problem, service
+from tests.strategies import thorough
 
 ACTIONS = ("read", "write", "erase")
 
@@ -289,6 +295,18 @@ def test_with_a_key_it_may_listen_for_others(tmp_path: Path) -> None:
         headers = {"Host": "ledger.example", **key.headers}
         assert http.get("/api/v1/runs", headers=headers).status_code == 200
         assert http.get("/readyz").status_code == 200
+
+
+def test_health_is_answered_even_where_keys_cannot_be_read(api: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise StorageFailed("disk I/O error")
+
+    monkeypatch.setattr(api._ledger._store, "point", failing)
+    assert api.get("/healthz").status_code == 200
+    assert problem(api.get("/healthz", {"Host": "evil.example"}), 421)
+    answer = api.get("/api/v1/runs")
+    assert problem(answer, 503)["code"] == "storage-failed"
+    assert answer.headers["retry-after"] == "5"
 
 
 # --- what is shown ---
@@ -578,6 +596,83 @@ def test_relatives_that_a_restricted_key_may_not_read_are_left_out(api: Service)
     assert related("read:tasks:leaf", "read:tasks:middle") == ["middle"]
 
 
+TASKS, TAGS = ("a", "b", "c"), ("x", "y")
+SCOPES = st.lists(
+    st.builds(
+        "{}{}".format,
+        st.sampled_from(("read", "write", "admin")),
+        st.sampled_from(("", *(f":tasks:{task}" for task in TASKS), *(f":tags:{tag}" for tag in TAGS))),
+    ),
+    min_size=1,
+    max_size=4,
+)
+RUNS = st.lists(
+    st.tuples(st.sampled_from(TASKS), st.lists(st.sampled_from(TAGS), unique=True), st.integers(0, 9)),
+    min_size=1,
+    max_size=6,
+)
+_environments = count()
+
+
+def _allowed(held: list[str], action: str, run: tuple[str, list[str], int]) -> bool:
+    """The model: some scope allows it."""
+    task, tags, _ = run
+    restrictions = {scope.partition(":")[2] for scope in held if scope.split(":")[0] in {action, "admin"}}
+    return not restrictions.isdisjoint({"", f"tasks:{task}", *(f"tags:{tag}" for tag in tags)})
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One application for many examples, each of which has an environment of its own."""
+    with service(tmp_path_factory.mktemp("keys") / "ledger.db") as made:
+        yield made
+
+
+@settings(thorough, max_examples=40)
+@given(held=SCOPES, runs=RUNS)
+def test_any_restriction_holds_as_its_scopes_say(
+    lasting: Service, held: list[str], runs: list[tuple[str, list[str], int]]
+) -> None:
+    name = f"e{next(_environments)}"
+    everything, key = Keyed(lasting, name, ("admin",)), Keyed(lasting, name, held)
+    parents: list[int | None] = []
+    for number, (task, tags, above) in enumerate(runs):
+        parent = above if above < number else None
+        parents.append(parent)
+        members = {} if parent is None else {"parentRunId": f"r{parent}"}
+        assert everything.create(f"r{number}", task=task, tags=tags, **members).status_code == 201
+    reads = any(scope.split(":")[0] in {"read", "admin"} for scope in held)
+    writes = any(scope.split(":")[0] in {"write", "admin"} for scope in held)
+    for number, run in enumerate(runs):
+        expected = (200 if _allowed(held, "read", run) else 404) if reads else 403
+        assert key.get(f"/api/v1/runs/r{number}/metadata/history").status_code == expected
+        root = number
+        while (parent := parents[root]) is not None:
+            root = parent
+        parent = number if parents[number] is None else parents[number]
+        assert parent is not None
+        for lists, touched in (
+            (("operations",), [number]),
+            (("parentOperations",), [number, parent]),
+            (("operations", "rootOperations"), [number, root]),
+        ):
+            answer = key.put(f"r{number}", **{name: [{"type": "set", "key": "k", "value": 1}] for name in lists})
+            own = _allowed(held, "write", run)
+            if not writes or (not own and _allowed(held, "read", run)):
+                expected = 403
+            elif not own:
+                expected = 404
+            else:
+                expected = 200 if all(_allowed(held, "write", runs[one]) for one in touched) else 403
+            assert answer.status_code == expected, (number, lists)
+    listed = key.get("/api/v1/runs")
+    if reads:
+        readable = [f"r{number}" for number, run in enumerate(runs) if _allowed(held, "read", run)]
+        assert [run["id"] for run in listed.json()["data"]] == readable[::-1]
+    else:
+        assert listed.status_code == 403
+
+
 # --- jobs and commands ---
 
 
@@ -617,3 +712,16 @@ def test_who_holds_the_database_needs_no_key(tmp_path: Path) -> None:
         Keyed(here, "prod").create("r", metadata={"a": 1})
     done = run_ledger("get", "r", "--environment", "prod", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, '{"a":1}\n')
+
+
+def test_the_documentation_names_every_route_with_its_scope() -> None:
+    rows = dict(
+        re.findall(r"^\| `([A-Z]+ /[^`]*)` \| `?([a-z]+)`? \|", (ROOT / "docs/keys.md").read_text(), re.MULTILINE)
+    )
+    table = {
+        f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"): (
+            "none" if need is None else need.action
+        )
+        for (method, path), need in scopes.NEEDS.items()
+    }
+    assert rows == table

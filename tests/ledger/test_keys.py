@@ -16,6 +16,7 @@ from ledger.keys import (
     EVERYTHING,
     SCOPES_MAX,
     ApiKey,
+    Grant,
     Reach,
     derive_key,
     describe,
@@ -28,6 +29,7 @@ from ledger.keys import (
 )
 from ledger.ledger import Ledger
 from ledger.master import UnusableSecret, load_master, secret_file
+from ledger.writes import Environment
 from tests.ledger.support import Clock, Database
 from tests.strategies import thorough
 
@@ -131,6 +133,12 @@ def test_a_scope_may_name_a_task_with_colons_and_commas() -> None:
         describe(parse_scopes(("read:tasks:b", "read:tags:a")).read) == "runs of the task 'b' or with the tag 'a'"
     )
     assert parse_scopes(("admin",)) == EVERYTHING
+
+
+def test_a_scope_of_a_newer_release_grants_nothing() -> None:
+    owner = Environment(1, "dev")
+    assert ApiKey(owner, "a" * 16, "n", ("read", "fly:moon"), 0).grant == parse_scopes(("read",))
+    assert ApiKey(owner, "a" * 16, "n", ("fly",), 0).grant == Grant()
 
 
 def test_the_number_of_scopes_is_bounded() -> None:
