@@ -9,6 +9,7 @@ The first key closes it for good. From then on every request shows a key, and th
 it works on. Both are looked up with every request, so what another process did holds from the next one on.
 """
 
+from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import cast
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_of
-from api.rates import Rates
+from api.rates import TOO_MANY, Rates
 from api.scopes import PUBLIC_PATHS
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
@@ -81,15 +82,15 @@ class Access:
 
     def _limit(self, rates: Rates, key: ApiKey, send: Send) -> Send:
         """Count a request of a key; every answer to it says how many more there may be."""
-        allowance = rates.take((key.environment.id, key.id))
-        if allowance.remaining < 0:
-            raise rates.refusal(allowance)
-        headers = rates.headers(allowance)
+        remaining = rates.take((key.environment.id, key.id))
+        if remaining == TOO_MANY:
+            raise rates.refusal()
+        headers = rates.headers(remaining)
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *headers]
-            await send(message)
+            return send(message)
 
         return send_with_headers
 

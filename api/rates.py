@@ -5,27 +5,15 @@ A bucket for each key, in memory and for this process alone: it gets its share o
 worth, and each request takes one. So a burst passes, and one key's haste never costs another's requests.
 """
 
-import math
 import time
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
 
 from api.problems import Problem
 
 BURST_S = 10  # seconds' worth of requests that a bucket holds
+TOO_MANY = -1  # what is left where a request is one too many
 
-
-class Allowance(NamedTuple):
-    """
-    What a key has left.
-
-    Attributes:
-        remaining: Requests it may make before its bucket gets its next share; -1 if this one was already too many.
-        reset_s: When that is, in seconds since 1970-01-01 UTC.
-    """
-
-    remaining: int
-    reset_s: int
+Headers = list[tuple[bytes, bytes]]
 
 
 class _Bucket:
@@ -50,40 +38,46 @@ class Rates:
         self.burst = limit * BURST_S
         self._clock = clock
         self._buckets: dict[Hashable, _Bucket] = {}
+        self._now_s = -1
         self._limit_header = (b"x-ratelimit-limit", b"%d" % self.burst)
+        self._reset_header = (b"x-ratelimit-reset", b"0")
 
-    def take(self, key: Hashable) -> Allowance:
-        """Count one request of *key*, which is one that exists: buckets are kept for ever."""
-        second = int(self._clock())
+    def take(self, key: Hashable) -> int:
+        """
+        Count one request of *key*, which is one that exists: buckets are kept for ever.
+
+        Returns:
+            Requests that it may make before its bucket gets its next share, or `TOO_MANY`.
+        """
+        now_s = int(self._clock())
+        if now_s != self._now_s:
+            self._now_s = now_s
+            self._reset_header = (b"x-ratelimit-reset", b"%d" % ((now_s + 1) * 1_000))
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(self.burst, second)
-        elif bucket.filled_s != second:
+            bucket = self._buckets[key] = _Bucket(self.burst, now_s)
+        elif bucket.filled_s != now_s:
             # A clock that was set back fills nothing up, and must not stop the filling until it has caught up.
-            passed = max(0, second - bucket.filled_s)
+            passed = max(0, now_s - bucket.filled_s)
             bucket.tokens = min(self.burst, bucket.tokens + passed * self.limit)
-            bucket.filled_s = second
+            bucket.filled_s = now_s
         if not bucket.tokens:
-            return Allowance(-1, second + 1)
+            return TOO_MANY
         bucket.tokens -= 1
-        return Allowance(bucket.tokens, second + 1)
+        return bucket.tokens
 
-    def headers(self, allowance: Allowance) -> list[tuple[bytes, bytes]]:
+    def headers(self, remaining: int) -> Headers:
         """
-        What an answer says of it.
+        What the answer to the request that was counted last says.
 
         Source: the official Trigger.dev SDK, which waits until `x-ratelimit-reset`, in milliseconds.
         """
-        return [
-            self._limit_header,
-            (b"x-ratelimit-remaining", b"%d" % max(0, allowance.remaining)),
-            (b"x-ratelimit-reset", b"%d" % (allowance.reset_s * 1_000)),
-        ]
+        return [self._limit_header, (b"x-ratelimit-remaining", b"%d" % max(0, remaining)), self._reset_header]
 
-    def refusal(self, allowance: Allowance) -> Problem:
+    def refusal(self) -> Problem:
         """The answer to a request that is one too many."""
-        headers = {name.decode(): value.decode() for name, value in self.headers(allowance)}
-        headers["Retry-After"] = str(max(1, math.ceil(allowance.reset_s - self._clock())))
+        headers = {name.decode(): value.decode() for name, value in self.headers(TOO_MANY)}
+        headers["Retry-After"] = "1"
         return Problem(
             429,
             "rate-limited",

@@ -60,9 +60,12 @@ def test_what_tells_of_no_run_needs_no_key(api: Service, key: Keyed, route: tupl
     )
 
 
+@pytest.mark.parametrize("scope", ["admin", "admin:tasks:t"])
 @pytest.mark.parametrize("route", OF_A_RUN)
-def test_a_foreign_run_is_byte_for_byte_one_that_does_not_exist(api: Service, route: tuple[str, str]) -> None:
-    ours, theirs = (Keyed(api, name, ("admin",)) for name in ("ours", "theirs"))
+def test_a_foreign_run_is_byte_for_byte_one_that_does_not_exist(
+    api: Service, route: tuple[str, str], scope: str
+) -> None:
+    ours, theirs = (Keyed(api, name, (scope,)) for name in ("ours", "theirs"))
     before = ours.call(route)
     assert theirs.create("r", metadata={"secret": 1}).status_code == 201
     after = ours.call(route)

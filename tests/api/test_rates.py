@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.app import create_app
-from api.rates import BURST_S, Rates
+from api.rates import BURST_S, TOO_MANY, Rates
 from ledger.ledger import Ledger
 from tests.api.keys import Keyed
 from tests.api.server import serving
@@ -75,7 +75,7 @@ def test_every_answer_to_a_key_says_how_many_requests_are_left(
 
 def test_keys_of_two_environments_with_one_id_do_not_share_a_bucket() -> None:
     rates = Rates(1, Clock())
-    assert rates.take((1, "same")).remaining == rates.take((2, "same")).remaining == BURST_S - 1
+    assert rates.take((1, "same")) == rates.take((2, "same")) == BURST_S - 1
 
 
 def test_what_shows_no_valid_key_is_not_counted(api: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,14 +117,17 @@ def test_never_more_than_the_burst_and_then_the_rate(limit: int, steps: list[tup
     for seconds, requests in steps:
         clock.now += seconds
         forward += max(0.0, seconds) + 1  # A step back and forth again may show the same second twice.
-        allowances = [rates.take("key") for _ in range(requests)]
-        admitted = [one for one in allowances if one.remaining >= 0]
-        assert allowances[: len(admitted)] == admitted
-        assert all(0 < one.reset_s - clock.now <= 1 for one in allowances)
+        remaining = [rates.take("key") for _ in range(requests)]
+        admitted = [left for left in remaining if left != TOO_MANY]
+        assert remaining[: len(admitted)] == admitted == sorted(admitted, reverse=True)
+        if requests:
+            (_, limited), (_, left), (_, reset_ms) = rates.headers(remaining[-1])
+            assert (int(limited), int(left)) == (limit * BURST_S, max(0, remaining[-1]))
+            assert 0 < int(reset_ms) / 1_000 - clock.now <= 1
         taken += len(admitted)
         assert taken <= limit * (BURST_S + forward)
     clock.now += 2 * BURST_S
-    assert rates.take("key").remaining == limit * BURST_S - 1
+    assert rates.take("key") == limit * BURST_S - 1
 
 
 def test_a_clock_that_is_set_back_stops_nobody() -> None:
@@ -132,11 +135,11 @@ def test_a_clock_that_is_set_back_stops_nobody() -> None:
     rates = Rates(1, clock)
     for _ in range(BURST_S):
         rates.take("key")
-    assert rates.take("key").remaining == -1
+    assert rates.take("key") == TOO_MANY
     clock.now -= 3_600
-    assert rates.take("key").remaining == -1
+    assert rates.take("key") == TOO_MANY
     clock.now += 1
-    assert rates.take("key").remaining == 0
+    assert rates.take("key") == 0
 
 
 def test_the_limit_of_the_settings_is_the_servers(tmp_path: Path) -> None:
