@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from api import runs as run_routes
 from api import scopes
 from api.access import may_stay
 from ledger.errors import KeyRefused, StorageFailed
@@ -455,6 +456,35 @@ def test_the_last_use_is_recorded_once_a_minute_and_no_request_waits_for_it(api:
     assert last_used(api.path) == first + 60 * SECOND
 
 
+def test_a_last_use_that_cannot_be_written_harms_no_request(
+    api: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = Keyed(api)
+    ring = api._ledger.keys
+
+    async def failing(_: object) -> None:
+        raise StorageFailed("disk I/O error")
+
+    async def written() -> None:
+        assert ring._timer is not None
+        ring._timer.cancel()
+        ring._begin_writing()
+        assert ring._writing is not None
+        await ring._writing
+
+    assert key.get("/api/v1/runs").status_code == 200
+    with monkeypatch.context() as patched:
+        patched.setattr(api._ledger._store, "write", failing)
+        api._runner.run(written())
+    assert "the last use of 1 keys was not recorded" in caplog.text
+    assert key.text not in caplog.text
+    api.now += 60 * SECOND
+    assert key.get("/api/v1/runs").status_code == 200
+    api._runner.run(written())
+    with closing(sqlite3.connect(api.path)) as connection:
+        assert connection.execute("SELECT last_used_at FROM api_keys").fetchone() == (api.now,)
+
+
 def test_the_last_use_is_written_when_the_server_ends(tmp_path: Path) -> None:
     with service(tmp_path / "ledger.db") as api:
         key = Keyed(api)
@@ -580,6 +610,32 @@ def test_a_restricted_key_lists_and_pages_through_its_runs_only(api: Service) ->
     ]
     hidden, absent = (key.get(f"/api/v1/runs?page[after]={run}") for run in ("r2", "r99"))
     assert problem(hidden, 400)["detail"] == absent.json()["detail"].replace("r99", "r2")
+
+
+# A value for each parameter that a list may be asked with; a new one is missing here until somebody adds it.
+PARAMETERS = {
+    "page[size]": "100",
+    "page[after]": "z",
+    "page[before]": "a",
+    "filter[status]": "QUEUED",
+    "filter[taskIdentifier]": "mine,other",
+    "asOf": "2100-01-01T00:00:00Z",
+}
+
+
+@pytest.mark.parametrize("parameter", sorted(run_routes._QUERY))
+def test_whatever_a_restricted_key_asks_of_the_list_hidden_runs_stay_hidden(
+    lasting: Service, parameter: str
+) -> None:
+    name = f"e{next(_environments)}"
+    everything = Keyed(lasting, name)
+    for run, task in (("a", "mine"), ("m", "mine"), ("hidden", "other"), ("z", "mine")):
+        everything.create(run, task=task)
+    path = f"/api/v1/runs?{parameter}={PARAMETERS[parameter]}"
+    assert '"id":"hidden"' in everything.get(path).text
+    answer = Keyed(lasting, name, ["read:tasks:mine"]).get(path)
+    assert '"id":"m"' in answer.text
+    assert "hidden" not in answer.text
 
 
 def test_relatives_that_a_restricted_key_may_not_read_are_left_out(api: Service) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from api.client import connect
-from ledger.settings import BadSettings, load_settings
+from ledger import configure
+from ledger.settings import BadSettings, load_settings, refuse_other_environment
 from tests.api.server import Call, run_ledger, serving
 
 BAD = [
@@ -157,6 +158,37 @@ def test_a_server_without_keys_serves_one_environment_and_says_so(tmp_path: Path
         "make a key first: run-ledger keys create --environment prod\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+KEY = f"rl_prod_{'a' * 16}_{'b' * 43}"
+CHOSEN = [
+    (KEY, None, None),
+    (KEY, "prod", None),
+    (KEY, "dev", "RUN_LEDGER_API_KEY is a key of environment prod, not of dev; "),
+    ("another program's key", "prod", None),
+    (None, None, None),
+    (None, "dev", None),
+    (None, "prod", "a server without API keys serves the environment dev only, not prod; "),
+]
+
+
+@pytest.mark.parametrize(("key", "environment", "said"), CHOSEN)
+def test_an_environment_other_than_the_keys_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, key: str | None, environment: str | None, said: str | None
+) -> None:
+    monkeypatch.setenv("RUN_LEDGER_URL", "http://127.0.0.1:1")
+    if key is not None:
+        monkeypatch.setenv("RUN_LEDGER_API_KEY", key)
+    settings = load_settings(environment=environment)
+    if said is None:
+        refuse_other_environment(settings)
+    else:
+        with pytest.raises(BadSettings) as raised:
+            refuse_other_environment(settings)
+        assert str(raised.value).startswith(said)
+        assert "b" * 43 not in str(raised.value)
+        with pytest.raises(BadSettings):
+            configure("http://127.0.0.1:1", api_key=key, environment=environment)
 
 
 def test_the_key_of_a_server_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
