@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import health, history, metadata, runs
+from api import health, history, metadata, progress, proof, runs
 from api.access import Access, Owner
 from api.problems import HANDLERS
 from api.scopes import guarded
@@ -18,11 +18,15 @@ from ledger.settings import RATE_LIMIT_DEFAULT
 ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata", metadata.metadata, methods=["GET", "PUT"]),
     Route("/api/v1/runs/{run_id}/metadata/history", history.get_history, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/progress", progress.get_progress, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/diff", history.get_diff, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
 )

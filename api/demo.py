@@ -22,8 +22,9 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.cli import event_cells, pretty_json, table_of
 from api.client import Failed, path_of
+from api.history_commands import event_cells
+from api.terminal import pretty_json, table_of
 
 REPORT_EVERY_S = 0.1  # seconds between two reports of the job
 LARGEST_FILES = 5  # files that the job names as the largest
@@ -237,6 +238,8 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
     for command in (
         f"{shown} get {run_id} --version {middle} {option}",
         f"{shown} history {run_id} --key '$.status.progress' {option}",
+        f"{shown} diff {run_id} --from {middle} {option}",
+        f"{shown} explain {run_id} files --limit 5 {option}",
         f"{shown} runs {option}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)

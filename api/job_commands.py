@@ -1,165 +1,160 @@
-"""Commands for use around and inside jobs: exec, set, spool."""
+"""The commands for use around and inside jobs: exec, set and spool."""
 
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from ledger.errors import LedgerError, Unreachable
-from ledger.handle import configuration
-from ledger.handle.execution import Execution, begin
-from ledger.handle.metadata import metadata
-from ledger.handle.spool import Count, all_spools
-from ledger.settings import BadSettings, load_settings
-from projections.lifecycle import Status
-from projections.values import JsonObject
+import typer
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # Exit codes, as shells have them.
-FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # The terminal sends these to the command itself.
+from api.client import Client, Failed, path_of, without_controls
+from api.terminal import (
+    AsJson,
+    DatabaseUrl,
+    EnvironmentName,
+    choose,
+    json_argument,
+    local_time,
+    print_json,
+    run_work,
+)
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Make these commands part of *cli*."""
+    cli.command("set")(set_key)
+    cli.command("exec")(execute)
+    spool = typer.Typer(help="What could not be delivered to the ledger yet.", no_args_is_help=True)
+    spool.command("status")(spool_status)
+    spool.command("send")(spool_send)
+    spool.command("discard")(spool_discard)
+    cli.add_typer(spool, name="spool")
+
+
+def set_key(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] KEY JSON",
+            help="The run, the key or a path such as $.status.state, and its value as JSON: "
+            """0.5, true, '"text"', '{"a": 1}'. Within 'run-ledger exec' the run is left out.""",
+        ),
+    ],
+    actor: Annotated[str | None, typer.Option(help="Your name, for the history.")] = None,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """Set one key of a run's metadata."""
+    if len(arguments) == 2:
+        key, value = arguments
+        _set_in_run(key, value, actor, database_url, environment)
+        return
+    if len(arguments) != 3:
+        raise typer.BadParameter("set takes a run, a key and a value: run-ledger set RUN KEY JSON")
+    run_id, key, value = arguments
+    body: dict[str, Any] = {"operations": [{"type": "set", "key": key, "value": json_argument(value)}]}
+    if actor is not None:
+        body["actor"] = actor
+
+    async def work(client: Client) -> None:
+        answer = await client.send("PUT", path_of(run_id), body)
+        if as_json:
+            print_json(answer)
+            return
+        for unapplied in answer["unapplied"]:
+            raise Failed(f"nothing was set: {unapplied['reason']}")
+        print(
+            f"{run_id} is at version {answer['version']}, "
+            f"{answer['sizeBytes']:,} of {answer['limitBytes']:,} bytes"
+        )
+
+    run_work(work, database_url, environment)
+
+
+def _set_in_run(
+    key: str, value: str, actor: str | None, database_url: str | None, environment: str | None
+) -> None:
+    from api.jobs import set_in_run  # noqa: PLC0415 - Other commands need no handle.
+
+    if "RUN_LEDGER_RUN_ID" not in os.environ:
+        raise typer.BadParameter(
+            "which run? write run-ledger set RUN KEY JSON; only within 'run-ledger exec' the run may be left out"
+        )
+    choose(database_url, environment, actor)
+    set_in_run(key, json_argument(value))
 
 
 def execute(
-    command: Sequence[str], *, task: str, run_id: str | None, tags: Sequence[str], first: JsonObject
-) -> int:
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
+    task: Annotated[str, typer.Option(help="What it executes, such as backup.")],
+    run_id: Annotated[
+        str | None, typer.Option("--id", metavar="RUN", help="The run's id; a new one unless given.")
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be given up to ten times.")] = None,
+    first: Annotated[
+        str, typer.Option("--metadata", metavar="JSON", help="The run's first metadata, a JSON object.")
+    ] = "{}",
+    actor: Annotated[str | None, typer.Option(help="Your name, for the history.")] = None,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
     """
-    Run a command as a run, and return its exit code.
+    Run any command as a run: its exit code becomes the run's status, and this command's exit code.
 
-    The command finds its run in its environment variables. Nothing that goes wrong with reporting keeps it from
-    running.
-
-    Args:
-        command: Program and arguments.
-        task: What it executes.
-        run_id: The run's id, a new one unless given.
-        tags: At most ten.
-        first: The run's first metadata.
-
-    Raises:
-        ValueError: An argument cannot be used.
+    Inside it, 'run-ledger set KEY JSON' and 'from ledger import metadata' find the run by themselves.
     """
-    execution = _begun(task, run_id, tags, first)
-    variables = {} if execution is None else execution.variables
+    from api.jobs import execute  # noqa: PLC0415 - As above.
+
+    metadata = json_argument(first)
+    if not isinstance(metadata, dict):
+        raise Failed(f"--metadata must be a JSON object, not {first[:40]}")
+    choose(database_url, environment, actor)
     try:
-        process = subprocess.Popen(list(command), env={**os.environ, **variables})  # noqa: S603 - What was asked for.
-    except OSError as failure:
-        reason = f"{command[0]}: {failure.strerror}"
-        print(f"run-ledger: {reason}", file=sys.stderr)
-        _end(execution, Status.FAILED, {"message": reason, "name": type(failure).__name__}, None)
-        return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
-    with _signals_for(process) as told:
-        code = process.wait()
-    error: JsonObject | None = None
-    status = Status.COMPLETED
-    if code > 0:
-        status = Status.FAILED
-        error = {"message": f"the command ended with exit code {code}", "name": "ExitCode"}
-    elif code < 0:
-        name = signal.Signals(-code).name
-        status = Status.CANCELED if told else Status.CRASHED
-        error = {"message": f"the command was ended by {name}", "name": name}
-        code = 128 - code
-    _end(execution, status, error, {"exitCode": code})
-    return code
+        code = execute(command, task=task, run_id=run_id, tags=tags or (), first=metadata)
+    except ValueError as error:
+        raise Failed(str(error)) from error
+    sys.exit(code)
 
 
-def set_in_run(key: str, value: Any) -> None:
-    """
-    Set a key of the run that this process works for; where the ledger gives no answer it is kept for later.
+def spool_status(as_json: AsJson = False) -> None:
+    """Show what could not be delivered yet, and what was set aside."""
+    from api.jobs import count_members, spool_status  # noqa: PLC0415 - As above.
 
-    Raises:
-        LedgerError: It was not accepted.
-    """
-    try:
-        metadata.set(key, value).flush()
-    finally:
-        configuration.close()
-
-
-def spool_status() -> list[Count]:
-    """What waits on this machine, by file and destination."""
-    settings = load_settings()
-    return [
-        count for spool in all_spools(settings.spool_dir, settings.spool_bytes_max) for count in spool.counts()
-    ]
-
-
-def send_spool() -> tuple[int, int, int, str | None]:
-    """
-    Send what waits for the destination that the settings name.
-
-    Returns:
-        Requests that were delivered, that still wait, and that were set aside, and why no more could be sent.
-    """
-    reporter = configuration.reporter()
-    problem = None
-    left = 0
-    try:
-        left = reporter.wait(reporter.deliver_spools)
-    except Unreachable as error:
-        problem = str(error)
-        left = sum(count.waiting for count in spool_status() if count.destination == reporter.backend.destination)
-    backlog = reporter.backlog
-    delivered, aside = backlog.delivered, backlog.set_aside
-    configuration.close()
-    return delivered, left, aside, problem
+    counts = spool_status()
+    if as_json:
+        print_json([count_members(count) for count in counts])
+        return
+    if not counts:
+        print("nothing waits")
+    for count in counts:
+        members = count_members(count)
+        since = f" since {local_time(members['oldest'])}" if members["oldest"] else ""
+        print(
+            f"{count.file}: {count.waiting:,} requests ({count.operations:,} operations, {count.bytes:,} bytes) "
+            f"wait for {without_controls(count.destination)}{since}"
+        )
+        for run_id, reason in count.set_aside:
+            print(f"  set aside: run {run_id}: {without_controls(reason)}")
 
 
-def discard_set_aside() -> int:
-    """Forget what was set aside, for whatever destination; say how many requests that was."""
-    settings = load_settings()
-    spools = all_spools(settings.spool_dir, settings.spool_bytes_max)
-    return sum(spool.discard_set_aside() for spool in spools)
+def spool_send(database_url: DatabaseUrl = None, environment: EnvironmentName = None) -> None:
+    """Deliver what waits; exit code 1 where something still waits or was set aside."""
+    from api.jobs import send_spool, spool_status  # noqa: PLC0415 - As above.
+
+    choose(database_url, environment, None)
+    delivered, left, aside, problem = send_spool()
+    print(f"{delivered:,} delivered, {left:,} wait, {aside:,} set aside")
+    others = {count.destination for count in spool_status() if count.waiting}
+    if problem is not None:
+        raise Failed(f"not all could be sent: {problem}")
+    if left or aside:
+        raise Failed("see 'run-ledger spool status'")
+    for destination in sorted(others):
+        print(f"for another destination, set RUN_LEDGER_URL or RUN_LEDGER_DATABASE_URL to it: {destination}")
 
 
-def count_members(count: Count) -> dict[str, Any]:
-    """What a spool holds, as JSON."""
-    oldest = None if count.oldest is None else datetime.fromtimestamp(count.oldest / 1_000_000, UTC)
-    return {
-        "file": str(count.file),
-        "destination": count.destination,
-        "waiting": count.waiting,
-        "operations": count.operations,
-        "bytes": count.bytes,
-        "oldest": None if oldest is None else oldest.isoformat().replace("+00:00", "Z"),
-        "setAside": [{"runId": run_id, "reason": reason} for run_id, reason in count.set_aside],
-    }
+def spool_discard() -> None:
+    """Forget what was set aside; what waits is not touched."""
+    from api.jobs import discard_set_aside  # noqa: PLC0415 - As above.
 
-
-def _begun(task: str, run_id: str | None, tags: Sequence[str], first: JsonObject) -> Execution | None:
-    try:
-        return begin(task, run_id=run_id, tags=tags, metadata=first)
-    except (LedgerError, BadSettings) as error:
-        print(f"run-ledger: the command is not recorded: {error}", file=sys.stderr)
-        return None
-
-
-def _end(execution: Execution | None, status: Status, error: JsonObject | None, output: JsonObject | None) -> None:
-    if execution is not None:
-        execution.finish(status, output, error)
-    configuration.close()
-
-
-@contextmanager
-def _signals_for(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Pass on what this process is told, and collect which signals those were."""
-    told: list[int] = []
-
-    def forward(number: int, _: object) -> None:
-        told.append(number)
-        process.send_signal(number)
-
-    def note(number: int, _: object) -> None:
-        told.append(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before |= {number: signal.signal(number, note) for number in FROM_THE_TERMINAL}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    print(f"{discard_set_aside():,} requests that were set aside are gone")

@@ -1,143 +1,122 @@
-"""Commands about API keys: create, list, revoke. They work on the database itself."""
+"""The commands about API keys: create, list and revoke, on the database itself."""
 
-import asyncio
-import re
-from collections.abc import Sequence
-from typing import Any
+import time
+from typing import Annotated, Any
 
-from api.client import Failed
-from ledger.errors import KeyNotFound
-from ledger.keyring import NewKey
-from ledger.keys import ApiKey, parse_scopes, refuse_expiry, refuse_name, state_at
-from ledger.ledger import Ledger, missing_file, sqlite_file
-from ledger.master import load_master
-from ledger.settings import Settings
-from projections.times import Microseconds, format_time, parse_time
+import typer
 
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_MICROSECONDS = 1_000_000  # in a second
+from api.client import without_controls
+from api.terminal import AsJson, DatabaseUrl, EnvironmentName, local_time, print_json, print_table
+from ledger.settings import BadSettings, Settings, load_settings
+from projections.times import Microseconds
 
 
-def create_key(
-    settings: Settings, name: str | None, scopes: Sequence[str], expires: str | None, now: Microseconds
-) -> NewKey:
-    """
-    Make a key for the environment of the settings.
-
-    Args:
-        settings: The database, the environment and the master secret.
-        name: What the history shows as the actor.
-        scopes: What it may do.
-        expires: A time, or a duration such as 30d.
-        now: The clock.
-
-    Raises:
-        Failed: One of these cannot be used.
-        UnusableSecret: There is no master secret.
-    """
-    try:  # Before a database or a secret is made for it.
-        parse_scopes(tuple(scopes))
-        if name is not None:
-            refuse_name(name)
-        expires_at = None if expires is None else _moment(expires, now)
-    except ValueError as error:
-        raise Failed(str(error)) from error
-    return asyncio.run(_create(settings, name, scopes, expires_at))
+def add_to(cli: typer.Typer) -> None:
+    """Make these commands part of *cli*."""
+    keys = typer.Typer(
+        help="API keys: who may read and write over HTTP, in which environment. "
+        "The first key closes an open ledger.",
+        no_args_is_help=True,
+    )
+    keys.command("create")(create)
+    keys.command("list")(list_all)
+    keys.command("revoke")(revoke)
+    cli.add_typer(keys, name="keys")
 
 
-def list_keys(settings: Settings) -> list[ApiKey]:
-    """
-    The keys of the environment that the settings choose, else of all.
+def create(
+    name: Annotated[
+        str | None, typer.Option(help="What the history shows as the actor; the key's id unless given.")
+    ] = None,
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            help="What it may do: read, write, erase or admin, each alone or such as read:tasks:import or "
+            "write:tags:nightly; may be given several times. Without it: read and write.",
+            show_default=False,
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="30d, 12h, or a time such as 2027-01-31T00:00:00Z.")
+    ] = None,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """Make an API key. Its last line of output is the key, which is shown this once."""
+    from api.keys import create_key, key_members  # noqa: PLC0415 - Loads the database driver.
 
-    Raises:
-        Failed: There is no such database.
-    """
-    return asyncio.run(_list(settings))
-
-
-def revoke_key(settings: Settings, key_id: str) -> ApiKey:
-    """
-    Revoke a key of the environment that the settings choose, else of any.
-
-    Raises:
-        Failed: There is no such database.
-        KeyNotFound: There is no such key.
-    """
-    return asyncio.run(_revoke(settings, key_id))
-
-
-def key_members(key: ApiKey, now: Microseconds) -> dict[str, Any]:
-    """A key as JSON."""
-    times = {
-        "createdAt": key.created_at,
-        "expiresAt": key.expires_at,
-        "lastUsedAt": key.last_used_at,
-        "revokedAt": key.revoked_at,
-    }
-    return {
-        "id": key.id,
-        "environment": key.environment.name,
-        "name": key.name,
-        "scopes": list(key.scopes),
-        "isValid": state_at(key, now) is None,
-        **{name: None if time is None else format_time(time) for name, time in times.items()},
-    }
-
-
-def _moment(text: str, now: Microseconds) -> Microseconds:
-    found = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
-    try:
-        moment = parse_time(text) if found is None else now + int(found[1]) * _SECONDS[found[2]] * _MICROSECONDS
-    except ValueError as error:
-        raise ValueError(
-            f"--expires is {text!r}: write 30d, 12h or a time such as 2027-01-31T00:00:00Z"
-        ) from error
-    refuse_expiry(moment, now)
-    return moment
+    settings = _database_settings(database_url, environment)
+    made = create_key(settings, name, scopes or ("read", "write"), expires, _now())
+    members = key_members(made.key, _now())
+    if as_json:
+        print_json({**members, "key": made.text})
+        return
+    until = f"until {local_time(members['expiresAt'])}" if members["expiresAt"] else "until it is revoked"
+    print(
+        f"key {made.key.id} of environment {made.key.environment.name}, called {without_controls(made.key.name)}, "
+        f"may {without_controls(', '.join(made.key.scopes))}, {until}"
+    )
+    if made.is_first:
+        print("it is the first one: from now on every request to this ledger needs a key")
+    print("keep it now, it is not shown again:")
+    print(made.text)
 
 
-async def _create(
-    settings: Settings, name: str | None, scopes: Sequence[str], expires_at: Microseconds | None
-) -> NewKey:
-    ledger = await Ledger.open(settings.database_url)
-    try:
-        secret = None if settings.secret is None else settings.secret.get_secret_value()
-        master = load_master(secret, sqlite_file(settings.database_url))
-        environment = (await ledger.log(settings.environment)).owner
-        return await ledger.keys.create(environment, master, name=name, scopes=scopes, expires_at=expires_at)
-    finally:
-        await ledger.close()
+def list_all(
+    as_json: AsJson = False, database_url: DatabaseUrl = None, environment: EnvironmentName = None
+) -> None:
+    """Show the API keys of all environments, or of one; never their secrets."""
+    from api.keys import key_members, list_keys  # noqa: PLC0415 - As above.
+
+    now = _now()
+    found = [key_members(key, now) for key in list_keys(_database_settings(database_url, environment))]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "environment", "name", "state", "created", "last used", "scopes")
+    print_table(columns, [_key_cells(key) for key in found])
 
 
-async def _list(settings: Settings) -> list[ApiKey]:
-    ledger = await _open(settings)
-    try:
-        chosen = [one for one in await ledger.environments() if _is_chosen(settings, one.name)]
-        return [key for environment in chosen for key in await ledger.keys.list(environment)]
-    finally:
-        await ledger.close()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as 'keys list' shows it.")],
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+    environment: EnvironmentName = None,
+) -> None:
+    """Let an API key open nothing any more, from the next request on. It cannot be undone."""
+    from api.keys import key_members, revoke_key  # noqa: PLC0415 - As above.
+
+    members = key_members(revoke_key(_database_settings(database_url, environment), key_id), _now())
+    if as_json:
+        print_json(members)
+        return
+    print(f"key {members['id']} of environment {members['environment']} is revoked")
 
 
-async def _revoke(settings: Settings, key_id: str) -> ApiKey:
-    ledger = await _open(settings)
-    try:
-        for environment in await ledger.environments():
-            if _is_chosen(settings, environment.name):
-                try:
-                    return await ledger.keys.revoke(environment, key_id)
-                except KeyNotFound:
-                    continue
-        raise KeyNotFound(key_id)
-    finally:
-        await ledger.close()
+def _key_cells(key: dict[str, Any]) -> tuple[str, ...]:
+    if key["revokedAt"]:
+        state = f"revoked {local_time(key['revokedAt'])}"
+    elif key["expiresAt"]:
+        state = f"{'expires' if key['isValid'] else 'expired'} {local_time(key['expiresAt'])}"
+    else:
+        state = "valid"
+    used = local_time(key["lastUsedAt"]) if key["lastUsedAt"] else "never"
+    scopes = ", ".join(key["scopes"])
+    return (key["id"], key["environment"], key["name"], state, local_time(key["createdAt"]), used, scopes)
 
 
-async def _open(settings: Settings) -> Ledger:
-    missing = missing_file(settings.database_url)
-    if missing is not None:
-        raise Failed(f"there is no database {missing}; name another with --database-url")
-    return await Ledger.open(settings.database_url)
+def _database_settings(database_url: str | None, environment: str | None) -> Settings:
+    """Settings for what only the database itself can do."""
+    settings = load_settings(database_url=database_url, environment=environment)
+    if settings.url is not None and "database_url" not in settings.model_fields_set:
+        raise BadSettings(
+            "RUN_LEDGER_URL names a server, but keys are made in its database; "
+            "run this where the database is, and name it with --database-url"
+        )
+    return settings
 
 
-def _is_chosen(settings: Settings, environment: str) -> bool:
-    return "environment" not in settings.model_fields_set or settings.environment == environment
+def _now() -> Microseconds:
+    return time.time_ns() // 1_000

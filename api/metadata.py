@@ -6,6 +6,7 @@ from starlette.responses import Response
 from api.problems import bad_request
 from api.rendering import json_response
 from api.requests import (
+    VERSION_MAX,
     caller_of,
     check_query,
     expected_versions,
@@ -20,8 +21,6 @@ from api.scopes import judge_family
 from ledger.bodies import METADATA_CHANGE
 from ledger.writes import UnappliedOperation
 from projections import values
-
-VERSION_MAX = 2**53  # A version is a JSON number.
 
 
 async def metadata(request: Request) -> Response:

@@ -6,10 +6,15 @@ from typing import Any
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from ledger.faults import Report
+from ledger.history import Entry
 from ledger.reads import RunDetails
+from ledger.writes import Refused
 from projections import values
 from projections.errors import BadJson, BadValue
 from projections.events import Event
+from projections.explain import Step
+from projections.metadata import Absent
 from projections.runs import Run
 from projections.times import format_time
 
@@ -33,7 +38,7 @@ def json_response(text: str, status: int = 200, headers: dict[str, str] | None =
 
 def event_text(event: Event) -> str:
     """An event as JSON text."""
-    # The data of an operation is its key and value, which stand beside the data too.
+    # The data of an operation is its key and value, or its key and the mark of an erasure; both stand beside it.
     lifted = f"{event.data[1:-1]}," if event.type.startswith("metadata.") and event.data != "{}" else ""
     occurred = "null" if event.occurred_at is None else f'"{format_time(event.occurred_at)}"'
     return (
@@ -42,6 +47,59 @@ def event_text(event: Event) -> str:
         f'"headers":{event.headers},"occurredAt":{occurred},"recordedAt":"{format_time(event.recorded_at)}",'
         f'"hash":"{event.hash.hex()}"}}'
     )
+
+
+def entry_text(entry: Entry) -> str:
+    """An event with what it did, as JSON text; a value that was not there is left out."""
+    before = "" if entry.before is None else f'"before":{entry.before},'
+    after = "" if entry.after is None else f'"after":{entry.after},'
+    return f'{event_text(entry.event)[:-1]},{before}{after}"sizeBytes":{entry.size_bytes}}}'
+
+
+def refusal_text(run_id: str, refused: Refused) -> str:
+    """A refusal as JSON text; no values."""
+    optional = {"key": refused.key, "sizeBytes": refused.size_bytes, "limitBytes": refused.limit_bytes}
+    members: dict[str, Any] = {
+        "runId": run_id,
+        "version": refused.version,
+        "type": "refused",
+        "code": refused.code,
+        "reason": refused.reason,
+        **{name: value for name, value in optional.items() if value is not None},
+        "actor": refused.actor,
+        "attempt": refused.attempt,
+        "headers": values.load(refused.headers),
+        "recordedAt": format_time(refused.recorded_at),
+    }
+    return values.dump(members)
+
+
+def step_text(step: Step, wiped_by: int | None) -> str:
+    """One event of an explanation as JSON text: who did what in which run, and what came of it."""
+    event = step.event
+    headers = values.load(event.headers)
+    assert isinstance(headers, dict)
+    value = {} if isinstance(step.value, Absent) else {"valueAfter": step.value}
+    members: dict[str, Any] = {
+        "version": event.version,
+        "type": event.type,
+        **_asked(event),
+        "actor": event.actor,
+        "attempt": event.attempt,
+        **{name: headers[name] for name in ("sourceRun", "sourceAttempt", "onBehalfOf") if name in headers},
+        "occurredAt": None if event.occurred_at is None else format_time(event.occurred_at),
+        "recordedAt": format_time(event.recorded_at),
+        **value,
+        **({} if wiped_by is None else {"wipedBy": wiped_by}),
+    }
+    return values.dump(members)
+
+
+def _asked(event: Event) -> values.JsonObject:
+    """The key and value of an operation that has a key; what replaces all says more than was asked."""
+    data = values.load(event.data)
+    assert isinstance(data, dict)
+    return {name: data[name] for name in ("key", "value") if name in data} if "key" in data else {}
 
 
 def run_members(run: Run) -> dict[str, Any]:
@@ -108,6 +166,44 @@ def details_members(details: RunDetails) -> dict[str, Any]:
     }
     members.update({name: value for name, value in optional.items() if value is not None})
     return members
+
+
+def verified_members(run_id: str, version: int, report: Report) -> dict[str, Any]:
+    """What verifying one run found."""
+    members: dict[str, Any] = {
+        "runId": run_id,
+        "version": version,
+        "verified": report.is_sound,
+        "events": report.events,
+        **report_members(report),
+    }
+    if report.faults:
+        first = report.faults[0]
+        members["fault"] = {"version": first.version, "what": first.what}
+    return members
+
+
+def report_members(report: Report) -> dict[str, Any]:
+    """What was erased, and what is wrong, as far as a report describes it."""
+    return {
+        "erased": [
+            {
+                "environment": one.environment,
+                "runId": one.run_id,
+                "key": one.key,
+                "reason": one.reason,
+                "actor": one.actor,
+                "recordedAt": format_time(one.recorded_at),
+                "events": one.events,
+            }
+            for one in report.erasures
+        ],
+        "faultCount": report.fault_count,
+        "faults": [
+            {"environment": one.environment, "runId": one.run_id, "version": one.version, "what": one.what}
+            for one in report.faults
+        ],
+    }
 
 
 def plain_payload(payload: JsonValue, payload_type: str | None) -> JsonValue:

@@ -11,12 +11,16 @@ from starlette.requests import Request
 from api.problems import Problem, bad_request, run_not_found
 from ledger.keys import ApiKey
 from ledger.ledger import Log
+from ledger.reads import Point
 from ledger.run_ids import RUN_ID
 from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
 from projections import values
+from projections.errors import BadPath
+from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
+VERSION_MAX = 2**53  # A version is a JSON number.
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
@@ -215,6 +219,35 @@ def moment(request: Request, name: str) -> Microseconds | None:
         return parse_time(_SPACE_FOR_PLUS.sub("+", text))
     except ValueError as error:
         raise bad_request("bad-parameter", f"{name}: {error}") from error
+
+
+def point(request: Request, name: str) -> Point:
+    """
+    A query parameter that names a state: digits are a version, anything else a time; without it the current one.
+
+    Raises:
+        Problem: 400 for what is neither, 422 for a version that no run can have.
+    """
+    text = request.query_params.get(name)
+    if text is not None and re.fullmatch("-?[0-9]+", text):
+        return Point(version=whole_number(request, name, 1, VERSION_MAX))
+    return Point(at=moment(request, name))
+
+
+def key_path(request: Request) -> Path | None:
+    """
+    The query parameter `key`, which reads like the key of an operation; None when it is not there.
+
+    Raises:
+        Problem: 400.
+    """
+    text = request.query_params.get("key")
+    if text is None:
+        return None
+    try:
+        return parse_key(text)
+    except BadPath as error:
+        raise bad_request("bad-path", str(error)) from error
 
 
 def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | None:

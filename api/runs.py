@@ -1,5 +1,7 @@
 """Runs: create, trigger, find, and give another status."""
 
+from typing import Any
+
 from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +14,7 @@ from api.requests import (
     check_query,
     expected_versions,
     log_of,
+    moment,
     read,
     run_id_of,
     whole_number,
@@ -27,7 +30,7 @@ from projections.values import JsonObject
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]"}
+_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]", "asOf"}
 
 
 async def create(request: Request) -> Response:
@@ -74,7 +77,7 @@ async def set_status(request: Request) -> Response:
 
 
 async def list_runs(request: Request) -> Response:
-    """Answer one page of runs, newest first."""
+    """Answer one page of runs, newest first, as they are or as they stood."""
     check_query(request, _QUERY)
     query = request.query_params
     after, before = query.get("page[after]"), query.get("page[before]")
@@ -84,21 +87,29 @@ async def list_runs(request: Request) -> Response:
         if cursor is not None and not RUN_ID.fullmatch(cursor):
             raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
     log = log_of(request)
-    page = await log.runs(
-        limit=whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        after=after,
-        before=before,
-        statuses=_statuses(request),
-        tasks=_listed(request, "filter[taskIdentifier]"),
-        within=scopes.readable(request),
-    )
+    at = moment(request, "asOf")
+    filters: Any = {
+        "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
+        "after": after,
+        "before": before,
+        "statuses": _statuses(request),
+        "tasks": _listed(request, "filter[taskIdentifier]"),
+        "within": scopes.readable(request),
+    }
+    if at is None:
+        page = await log.runs(**filters)
+        found, following, previous = page.items, None, None
+        if page.items and page.has_next:
+            following = page.items[-1].id
+        if page.items and page.has_previous:
+            previous = page.items[0].id
+    else:
+        past = await log.runs_as_of(at, **filters)
+        found, following, previous = past.items, past.next, past.previous
+    cursors = {"next": following, "previous": previous}
+    pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
     environment: JsonObject = {"id": log.environment, "name": log.environment}
-    pagination: JsonObject = {}
-    if page.items and page.has_next:
-        pagination["next"] = page.items[-1].id
-    if page.items and page.has_previous:
-        pagination["previous"] = page.items[0].id
-    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
+    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
     return json_response(values.dump({"data": data, "pagination": pagination}))
 
 

@@ -115,6 +115,18 @@ def without_hidden_relatives(request: Request, details: RunDetails) -> RunDetail
     return replace(details, parent=parent, root=root)
 
 
+def judge_other_run(request: Request, run_id: str) -> None:
+    """
+    Judge whether a key may read a run that the query names beside the one in the path.
+
+    Raises:
+        RunNotFound: It may not, or there is no such run.
+    """
+    reach = readable(request)
+    if reach is not None and not _holds(reach, log_of(request).family(run_id).own):
+        raise RunNotFound(run_id)
+
+
 def judge_family(request: Request, command: ChangeMetadata) -> None:
     """
     Judge whether a key may write to the runs above the named one, where the request does that.

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks import growth, handle, http, report
+from benchmarks import growth, handle, http, past, report
 from benchmarks.options import Options, parse
 from benchmarks.report import Case
 from benchmarks.servers import ROOT
@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterable[Case]]] = {
     "http": http.main,
     "growth": growth.main,
     "handle": handle.main,
+    "past": past.main,
 }
 
 

@@ -32,17 +32,17 @@ Work = Callable[[Log, int], Awaitable[None]]
 
 async def append(log: Log, events: int) -> None:
     """Append one event."""
-    await log.change(ChangeMetadata(run_id=_run(events), operations=[Increment(key="rows", value=1)]))
+    await log.change(ChangeMetadata(run_id=run_id(events), operations=[Increment(key="rows", value=1)]))
 
 
 async def read_current(log: Log, events: int) -> None:
     """Read the current metadata."""
-    log.current(_run(events))
+    log.current(run_id(events))
 
 
 async def read_middle(log: Log, events: int) -> None:
     """Read the metadata as it stood in the middle of the history."""
-    await log.metadata(_run(events), version=events // 2)
+    await log.metadata(run_id(events), version=events // 2)
 
 
 WORKS: Mapping[str, Work] = {
@@ -56,13 +56,18 @@ def main(options: Options) -> Iterator[Case]:
     """Measure each kind of work on each run, *options.seconds* for all of them in each repetition."""
     with tempfile.TemporaryDirectory(dir=options.directory) as folder, cores.pinned(cores.for_server()):
         measured = asyncio.run(_measure(Path(folder), options))
+    yield from cases("growth", measured)
+
+
+def cases(benchmark: str, measured: Mapping[str, Mapping[int, Sequence[float]]]) -> Iterator[Case]:
+    """A case for each kind of work and each run; the ratio is to the first run."""
     for name, by_events in measured.items():
-        least = statistics.median(by_events[EVENTS[0]])
-        for events in EVENTS:
-            samples = sorted(by_events[events])
+        least = statistics.median(next(iter(by_events.values())))
+        for events, taken in by_events.items():
+            samples = sorted(taken)
             median = statistics.median(samples)
             yield Case(
-                "growth",
+                benchmark,
                 name,
                 {
                     "events_in_the_run": events,
@@ -80,31 +85,39 @@ async def _measure(folder: Path, options: Options) -> dict[str, dict[int, list[f
     try:
         log = await ledger.log("dev")
         for events in EVENTS:
-            await _fill(log, events)
-        measured: dict[str, dict[int, list[float]]] = {name: {events: [] for events in EVENTS} for name in WORKS}
-        seconds = options.seconds * options.repetitions / len(WORKS)
-        for name, work in WORKS.items():
-            await _turns(log, work, measured[name], seconds)
-        return measured
+            await fill(log, events)
+        return await measure(log, WORKS, EVENTS, options)
     finally:
         await ledger.close()
 
 
+async def measure(
+    log: Log, works: Mapping[str, Work], sizes: Sequence[int], options: Options
+) -> dict[str, dict[int, list[float]]]:
+    """Seconds that each call took, by the kind of work and the events in the run, of runs that `fill` made."""
+    measured: dict[str, dict[int, list[float]]] = {name: {events: [] for events in sizes} for name in works}
+    seconds = options.seconds * options.repetitions / len(works)
+    for name, work in works.items():
+        await _turns(log, work, measured[name], seconds)
+    return measured
+
+
 async def _turns(log: Log, work: Work, samples: dict[int, list[float]], seconds: float) -> None:
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not samples[EVENTS[-1]]:
-        for events in EVENTS:
+    while time.perf_counter() < end or not all(samples.values()):
+        for events, taken in samples.items():
             started = time.perf_counter()
             await work(log, events)
-            samples[events].append(time.perf_counter() - started)
+            taken.append(time.perf_counter() - started)
 
 
-async def _fill(log: Log, events: int) -> None:
-    await log.create(CreateRun(run_id=_run(events), task="growth", metadata={"user": "user_1234", "rows": 0}))
+async def fill(log: Log, events: int) -> None:
+    """Make a run with so many events."""
+    await log.create(CreateRun(run_id=run_id(events), task="growth", metadata={"user": "user_1234", "rows": 0}))
     made = 1
     while made < events:
         count = min(OPERATIONS_AT_ONCE, events - made)
-        await log.change(ChangeMetadata(run_id=_run(events), operations=_operations(made, count, events)))
+        await log.change(ChangeMetadata(run_id=run_id(events), operations=_operations(made, count, events)))
         made += count
 
 
@@ -115,5 +128,6 @@ def _operations(first: int, count: int, events: int) -> Sequence[Operation]:
     ]
 
 
-def _run(events: int) -> str:
+def run_id(events: int) -> str:
+    """The id of the run that `fill` made."""
     return f"run-{events}"

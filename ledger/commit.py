@@ -19,6 +19,7 @@ from ledger.writes import (
     ChangeStatus,
     CreateRun,
     Environment,
+    EraseKey,
     ListName,
     Outcome,
     Rules,
@@ -82,6 +83,8 @@ def _apply(group: Group, write: Write) -> Outcome:
             written = _change_metadata(group, command, write.caller)
         case ChangeStatus() as command:
             written = _change_status(group, command, write.caller)
+        case EraseKey():
+            raise AssertionError("an erasure is no part of a group")
         case _:
             assert_never(write.command)
     if write.idempotency is not None:
@@ -108,6 +111,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
     except Refusal as refusal:
         refusal.run_id = command.run_id
         raise
+    expires_at = None if command.idempotency_key is None else group.now + command.idempotency_ttl_s * MICROSECONDS
     body = RunCreated(
         task=command.task,
         parent=None if parent is None else parent.run.id,
@@ -119,6 +123,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
         payload=command.payload,
         payload_type=command.payload_type,
         metadata=snapshot.metadata,
+        idempotency_expires_at=expires_at,
     )
     head = Head(
         key=group.next_run_key(),
@@ -128,9 +133,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
         depth=0 if parent is None else parent.depth + 1,
         hash=GENESIS,
         unsnapped_bytes=0,
-        idempotency_expires_at=None
-        if command.idempotency_key is None
-        else group.now + command.idempotency_ttl_s * MICROSECONDS,
+        idempotency_expires_at=expires_at,
     )
     group.add(head)
     group.record(head, 0, [new_event(body)], command.attempt, caller.actor, headers_text(caller))

@@ -11,6 +11,9 @@ What the ledger says when it does not do what it was asked.
     │   ├── IdempotencyConflict     the key was used for another request
     │   ├── RunExists               the id belongs to a run of another task or parent
     │   └── UnknownParent           the parent named for a new run does not exist
+    ├── NothingToErase          nothing ever stood at that key
+    ├── Unsound                 what is stored does not verify, so it is not touched
+    ├── BadCheckpoint           a checkpoint or its key cannot be trusted or used
     ├── LateWrite               the run finished too long ago
     ├── KeyRefused              an API key is unknown, revoked or expired
     ├── BadCursor               a page was asked for after something that does not exist
@@ -183,6 +186,46 @@ class UnknownParent(Conflict):
         self.parent = parent
 
 
+class NothingToErase(LedgerError):
+    """
+    Nothing ever stood at that key, or all of it was erased before; nothing was written.
+
+    Args:
+        run_id: The run.
+        key: The key.
+    """
+
+    code = "nothing-to-erase"
+
+    def __init__(self, run_id: str, key: str) -> None:
+        super().__init__(
+            f"run {run_id} holds nothing at {key}, now or in its history; nothing was written. "
+            "See run-ledger history for the keys there are"
+        )
+        self.run_id = run_id
+        self.key = key
+
+
+class Unsound(LedgerError):
+    """
+    What is stored does not verify; nothing was written.
+
+    Args:
+        fault: What is wrong, and where.
+    """
+
+    code = "unsound"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}; nothing was written. See run-ledger verify")
+
+
+class BadCheckpoint(LedgerError):
+    """A checkpoint or its key cannot be trusted or used; the text says why."""
+
+    code = "bad-checkpoint"
+
+
 class LateWrite(LedgerError):
     """
     The run finished too long ago.
@@ -334,6 +377,7 @@ class StorageFailed(Unavailable):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the storage failed ({reason}); nothing was written")
+        self.reason = reason
 
 
 class UnusableDatabase(Exception):

@@ -7,7 +7,7 @@ in between.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import ClauseElement
@@ -46,6 +46,9 @@ class Transaction(Protocol):
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
+
+    def stream(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """The rows of a statement one after the other, none of them before it is asked for."""
 
     def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of *rows*."""

@@ -10,23 +10,30 @@ The ledger: open a database, then work on one environment's log.
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from ledger import reads, statements
+from ledger import as_of, history, reads, statements
+from ledger.as_of import RunsPage
+from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.faults import Report
 from ledger.group import Transaction
 from ledger.heads import read_tags
+from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keyring import Keyring
 from ledger.keys import Reach
-from ledger.reads import Page, RunDetails
-from ledger.sqlite import SqliteStore, database_file
+from ledger.reads import Difference, Page, Point, RunDetails
+from ledger.rebuild import Discrepancy, repair
+from ledger.sqlite import SqliteStore, named_file
+from ledger.verify import Claim, grow, origin, verify_run
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,
@@ -36,6 +43,7 @@ from ledger.writes import (
     Command,
     CreateRun,
     Environment,
+    EraseKey,
     IdempotencyKey,
     Outcome,
     Refused,
@@ -47,6 +55,7 @@ from ledger.writes import (
 from projections.events import Event
 from projections.lifecycle import Status
 from projections.paths import Path
+from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.runs import Run
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
 from projections.snapshot import Snapshot
@@ -154,6 +163,52 @@ class Moved:
     is_replay: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """
+    A run after an erasure.
+
+    Attributes:
+        run_id: The run.
+        version: Its version.
+        events: How many events lost something.
+    """
+
+    run_id: str
+    version: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """
+    A run that was verified.
+
+    Attributes:
+        version: The version its head has.
+        report: What was found.
+    """
+
+    version: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """
+    A checkpoint that was made now.
+
+    Attributes:
+        claim: What it says.
+        note: The signed note.
+        public_key: The key to verify it with, under the name that the note gives it.
+    """
+
+    claim: Claim
+    note: str
+    public_key: str
+
+
 class Ledger:
     """
     An open database.
@@ -245,6 +300,62 @@ class Ledger:
         """All environments, in the order in which they were first named."""
         rows = await self._store.read(lambda reader: reader.rows(statements.ENVIRONMENTS))
         return [Environment(row["environment_id"], row["name"]) for row in rows]
+
+    async def repair(self, difference: Discrepancy) -> None:
+        """
+        Put the head and the snapshots of a run right, folded from its events within one write transaction.
+
+        Raises:
+            Unsound: Its events do not verify, or some are gone; nothing was changed.
+            RunNotFound: There is no such run any more.
+            Unavailable: Nothing was written; try again.
+        """
+        environment = (await self.log(difference.environment)).owner.id
+        where = difference.environment, difference.run_id
+        await self._store.write(lambda transaction: repair(transaction, environment, *where))
+
+    async def checkpoint(self, key: SigningKey) -> list[Checkpoint]:
+        """
+        Sign the size and Merkle root of every environment's log.
+
+        What was read for the last checkpoint is not read again: the tree goes on from there.
+
+        Raises:
+            Unsound: A log is not what its last checkpoint was made of.
+            Unavailable: Nothing was written; try again.
+        """
+        grown = await self._store.inspect(
+            lambda view: [(log, *grow(view, log)) for log in view.rows(statements.LOGS, {})]
+        )
+        made = []
+        for log, tree, earlier in grown:
+            claim = Claim(log["name"], log["epoch"], tree.size, tree.root())
+            note = key.sign(claim)
+            if earlier != note:
+                row = {
+                    "environment_id": log["environment_id"],
+                    "size": tree.size,
+                    "root": claim.root,
+                    "compact_range": tree.dump(),
+                    "note": note,
+                    "created_at": time.time_ns() // 1000,
+                }
+                await self._store.write(partial(_keep_checkpoint, row=row))
+            made.append(Checkpoint(claim, note, verifier_key(origin(claim.environment, claim.epoch), key.public)))
+        return made
+
+    async def existing_log(self, environment: str, run_id: str) -> "Log":
+        """
+        The log of an environment, which is not made for a run that cannot be in it.
+
+        Raises:
+            RunNotFound: There is no such environment.
+            ValueError: No name for an environment.
+        """
+        row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
+        if row is None:
+            raise RunNotFound(run_id)
+        return await self.log(environment)
 
 
 class Log:
@@ -427,6 +538,46 @@ class Log:
             )
         )
 
+    async def runs_as_of(
+        self,
+        at: Microseconds,
+        *,
+        limit: int,
+        after: str | None = None,
+        before: str | None = None,
+        statuses: Sequence[Status] = (),
+        tasks: Sequence[str] = (),
+        within: Reach | None = None,
+    ) -> RunsPage:
+        """
+        Runs as they stood at a moment, after the last event recorded by then; newest first.
+
+        Args:
+            at: The moment. Runs that were created later are left out.
+            limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
+            after: Only runs older than this run.
+            before: Only runs newer than this run, the nearest ones, instead.
+            statuses: That had any of these then; empty for all.
+            tasks: Any of these; empty for all.
+            within: Only runs that a key may read now, None for all: it may then read their past, too.
+
+        Raises:
+            BadCursor: `after` or `before` names no run.
+        """
+        return await self._store.read(
+            lambda reader: as_of.runs(
+                reader,
+                self._environment.id,
+                at,
+                limit=limit,
+                after=after,
+                before=before,
+                statuses=tuple(statuses),
+                tasks=tuple(tasks),
+                within=within,
+            )
+        )
+
     async def history(
         self,
         run_id: str,
@@ -437,7 +588,7 @@ class Log:
         key: Path | None = None,
     ) -> Page[Event]:
         """
-        The events of a run.
+        The events of a run, without what they did.
 
         Args:
             run_id: The run.
@@ -450,9 +601,131 @@ class Log:
             RunNotFound: There is no such run.
         """
         return await self._store.read(
-            lambda reader: reads.history(
+            lambda reader: history.history(
                 reader, self._environment.id, run_id, limit=limit, after=after, order=order, key=key
             )
+        )
+
+    async def progress(
+        self,
+        run_id: str,
+        *,
+        key: Path | None = None,
+        scale: ScaleChoice | None = None,
+        stall_after_s: float | None = None,
+        attempt: AttemptChoice = "current",
+    ) -> ProgressAudit:
+        """
+        How a run went, judged from its events: how far, how fast, where it stood still, when it went backwards.
+
+        Args:
+            run_id: The run.
+            key: Where its progress is; found by itself by default.
+            scale: How to read it; told from its values by default.
+            stall_after_s: Seconds without movement that make a stall; told from the run's rhythm by default.
+            attempt: The last attempt, all of them as one, or one by its number.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        fold = ProgressFold(key=key, attempt=attempt)
+        await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
+        return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
+
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        limit: int,
+        after: int | None = None,
+        before: int | None = None,
+        order: Literal["asc", "desc"] = "asc",
+        wanted: Wanted = EVERYTHING,
+        refusals: bool = False,
+    ) -> HistoryPage:
+        """
+        The history of a run: its events with what each of them did.
+
+        Args:
+            run_id: The run.
+            limit: At most this many events; a page also ends once it holds 8 MiB of them and their values.
+            after: Begin behind this version, in the order asked for.
+            before: End in front of this version, in the order asked for, instead.
+            order: Oldest or newest first.
+            wanted: Which events.
+            refusals: Show between them what was refused.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(
+            lambda reader: history.entries(
+                reader,
+                self._environment.id,
+                run_id,
+                limit=limit,
+                after=after,
+                before=before,
+                order=order,
+                wanted=wanted,
+                refusals=refusals,
+            )
+        )
+
+    async def explain(
+        self,
+        run_id: str,
+        key: Path,
+        *,
+        version: int | None = None,
+        at: Microseconds | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> Explanation:
+        """
+        Why a value is what it is, or was at a version or moment: the events that touched it, the last of them.
+
+        Args:
+            run_id: The run.
+            key: The value.
+            version: After this many events; the current one by default.
+            at: After the last event recorded at or before this moment, instead.
+            limit: At most this many events; fewer once they hold 8 MiB.
+            before: Only events in front of this version.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: It has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: history.explain(
+                reader,
+                self._environment.id,
+                run_id,
+                key=key,
+                version=version,
+                at=at,
+                limit=limit,
+                before=before,
+            )
+        )
+
+    async def diff(self, run_id: str, start: Point, end: Point, to_run: str | None = None) -> Difference:
+        """
+        What differs between two states: of one run, or of two.
+
+        Args:
+            run_id: The run of the first state.
+            start: The version or moment of the first state.
+            end: That of the second.
+            to_run: The run of the second state, the same by default.
+
+        Raises:
+            RunNotFound: There is no such run.
+            VersionNotFound: A run has no such version, or did not exist at that moment.
+        """
+        return await self._store.read(
+            lambda reader: reads.diff(reader, self._environment.id, run_id, start, to_run or run_id, end)
         )
 
     async def refusals(self, run_id: str) -> list[Refused]:
@@ -463,6 +736,35 @@ class Log:
             RunNotFound: There is no such run.
         """
         return await self._store.read(lambda reader: reads.refusals(reader, self._environment.id, run_id))
+
+    async def verify(self, run_id: str) -> Verified:
+        """
+        Verify the chain, the head, the snapshots and the erasures of a run.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        where = self._environment
+        return Verified(*await self._store.inspect(lambda view: verify_run(view, where.id, where.name, run_id)))
+
+    async def erase(self, run_id: str, path: Path, reason: str, caller: Caller = NOBODY) -> Erased:
+        """
+        Take what ever stood at a path out of a run's events, its metadata, snapshots and refusals.
+
+        The file still holds it until the engine has written it anew; see `ledger.sqlite.sweep`.
+
+        Raises:
+            RunNotFound: There is no such run.
+            NothingToErase: Nothing ever stood there.
+            Unsound: The run does not verify.
+            ValueError: The reason is empty or too long.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(
+            EraseKey(run_id=run_id, path=path, reason=reason), caller, None
+        )
+        assert not isinstance(outcome, Replayed)
+        return Erased(run_id, outcome.run.version, outcome.redacted)
 
     async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))
@@ -481,7 +783,7 @@ def sqlite_file(url: str) -> FilePath | None:
         UnusableDatabase: The URL is none, or names no file.
     """
     parsed = _parsed(url)
-    return database_file(parsed) if parsed.get_backend_name() == "sqlite" else None
+    return named_file(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
 def missing_file(url: str) -> FilePath | None:
@@ -511,6 +813,12 @@ async def _open_store(url: str) -> SqliteStore:
             f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"
         )
     return await SqliteStore.open(parsed)
+
+
+def _keep_checkpoint(transaction: Transaction, row: dict[str, Any]) -> None:
+    which = {"environment": row["environment_id"], "events": row["size"]}
+    transaction.send(statements.FORGET_CHECKPOINT, [which])  # Of another key or epoch.
+    transaction.send(statements.ADD_CHECKPOINT, [row])
 
 
 def _add_environment(transaction: Transaction, name: str) -> int:

@@ -1,9 +1,8 @@
-"""Reading the log: heads, past states, history. Each function works within one consistent view."""
+"""Reading the log: heads, past states, events. Each function works within one consistent view."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import JsonValue
 
@@ -11,13 +10,16 @@ from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
 from ledger.heads import Head, read_head, read_run
 from ledger.keys import Reach
+from ledger.refold import read_event
 from ledger.writes import Refused
 from projections import values
+from projections.diff import patch
 from projections.events import Event, RunCreated, RunStatusChanged
-from projections.history import metadata_after, replay, touches
+from projections.history import metadata_after
 from projections.lifecycle import Status
-from projections.paths import Path
+from projections.progress import ProgressFold
 from projections.runs import Run
+from projections.size import size_bytes
 from projections.snapshot import Snapshot
 from projections.times import Microseconds, format_time
 
@@ -50,6 +52,36 @@ class Page(Generic[_Item]):
     items: list[_Item]
     has_next: bool
     has_previous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """
+    A state in a run's history: after so many events, or after the last one recorded by a moment; else the current.
+
+    Attributes:
+        version: The number of events.
+        at: The moment.
+    """
+
+    version: int | None = None
+    at: Microseconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """
+    What differs between two states.
+
+    Attributes:
+        patch: The JSON Patch that makes the second of the first.
+        start: The version of the first.
+        end: The version of the second.
+    """
+
+    patch: list[JsonValue]
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +128,8 @@ async def head_by_key(reader: Reader, environment_id: int, run_key: int) -> Head
 async def run_details(reader: Reader, environment_id: int, run_id: str) -> RunDetails:
     """See `Log.run`."""
     own = await head(reader, environment_id, run_id)
-    created = await _event(reader, environment_id, own, 1)
-    moved = await _event(reader, environment_id, own, own.run.status_version)
+    created = await event(reader, environment_id, own, 1)
+    moved = await event(reader, environment_id, own, own.run.status_version)
     above = {}
     for key in {own.parent_key, own.root_key} - {None}:
         assert key is not None
@@ -132,13 +164,7 @@ async def runs(
     cursor = after if newest_first else before
     beyond = 2**62 if newest_first else 0
     if cursor is not None:
-        try:
-            at = await head(reader, environment_id, cursor)
-        except RunNotFound as error:
-            raise BadCursor(cursor) from error
-        if within is not None and not within.holds(at.run.task, at.run.tags):
-            raise BadCursor(cursor)  # As if there were no such run.
-        beyond = at.key
+        beyond = await cursor_key(reader, environment_id, cursor, within)
     page = partial(
         statements.page_of_runs,
         statuses=tuple(status.value for status in statuses),
@@ -158,6 +184,17 @@ async def runs(
     return Page(found[::-1], has_next=behind, has_previous=more)
 
 
+async def cursor_key(reader: Reader, environment_id: int, cursor: str, within: Reach | None) -> int:
+    """The key of the run that a page of runs begins behind, which has to be one that may be read."""
+    try:
+        at = await head(reader, environment_id, cursor)
+    except RunNotFound as error:
+        raise BadCursor(cursor) from error
+    if within is not None and not within.holds(at.run.task, at.run.tags):
+        raise BadCursor(cursor)  # As if there were no such run.
+    return at.key
+
+
 async def metadata(
     reader: Reader, environment_id: int, run_id: str, version: int | None, at: Microseconds | None
 ) -> Snapshot:
@@ -165,34 +202,33 @@ async def metadata(
     own = await head(reader, environment_id, run_id)
     run = own.run
     if at is not None:
-        version = await _version_at(reader, environment_id, own, at)
+        version = await version_at(reader, environment_id, own, at)
         if version == 0:
             raise VersionNotFound(run_id, f"version at {format_time(at)}", run.version, run.created_at)
     if version is None or version == run.version:
         return run.snapshot
     if not 1 <= version < run.version:
         raise VersionNotFound(run_id, f"version {version}", run.version, run.created_at)
-    return await _snapshot_at(reader, environment_id, own, version)
+    return await snapshot_at(reader, environment_id, own, version)
 
 
-async def history(
-    reader: Reader,
-    environment_id: int,
-    run_id: str,
-    *,
-    limit: int,
-    after: int | None,
-    order: Literal["asc", "desc"],
-    key: Path | None,
-) -> Page[Event]:
-    """See `Log.history`."""
+async def diff(
+    reader: Reader, environment_id: int, run_id: str, start: Point, to_run: str, end: Point
+) -> Difference:
+    """See `Log.diff`."""
+    before = await metadata(reader, environment_id, run_id, start.version, start.at)
+    after = await metadata(reader, environment_id, to_run, end.version, end.at)
+    return Difference(patch(before.metadata, after.metadata), before.version, after.version)
+
+
+async def fold_progress(reader: Reader, environment_id: int, run_id: str, fold: ProgressFold) -> None:
+    """Give *fold* every event of a run; see `Log.progress`."""
     own = await head(reader, environment_id, run_id)
-    found: list[Event] = []
-    async for event in _in_order(reader, environment_id, own, after, order, key, limit):
-        if len(found) == limit:
-            return Page(found, has_next=True, has_previous=after is not None)
-        found.append(event)
-    return Page(found, has_next=False, has_previous=after is not None)
+    version = 0
+    while version < own.run.version:
+        for one in await events_after(reader, environment_id, own, version, own.run.version, CHUNK):
+            fold.add(one)
+            version = one.version
 
 
 async def refusals(reader: Reader, environment_id: int, run_id: str) -> list[Refused]:
@@ -203,13 +239,14 @@ async def refusals(reader: Reader, environment_id: int, run_id: str) -> list[Ref
     return [Refused(**{field: row[field] for field in fields}) for row in rows]
 
 
-async def _event(reader: Reader, environment_id: int, own: Head, version: int) -> Event:
+async def event(reader: Reader, environment_id: int, own: Head, version: int) -> Event:
+    """One event of a run, which has it."""
     row = await reader.row(statements.EVENT, environment_id=environment_id, run_key=own.key, version=version)
     assert row is not None, f"run {own.run.id} lacks version {version}"
-    return _read_event(row, own.run.id)
+    return read_event(row, own.run.id)
 
 
-async def _version_at(reader: Reader, environment_id: int, own: Head, at: Microseconds) -> int:
+async def version_at(reader: Reader, environment_id: int, own: Head, at: Microseconds) -> int:
     """
     The last version recorded at or before a moment, 0 for none.
 
@@ -231,73 +268,34 @@ async def _version_at(reader: Reader, environment_id: int, own: Head, at: Micros
     return low
 
 
-async def _snapshot_at(reader: Reader, environment_id: int, own: Head, version: int) -> Snapshot:
-    """The nearest kept snapshot, and a fold of the few events between."""
+async def kept_snapshot(reader: Reader, environment_id: int, own: Head, version: int) -> Snapshot:
+    """The newest snapshot that is kept up to *version*; without one that of a run without events."""
     kept = await reader.row(
         statements.NEAREST_SNAPSHOT, environment_id=environment_id, run_key=own.key, version=version
     )
-    after = 0
-    folded: values.JsonObject = {}
-    if kept is not None:
-        after = kept["version"]
-        text = values.load(kept["metadata"])
-        assert isinstance(text, dict)
-        folded = text
+    if kept is None:
+        return Snapshot.of({}, 0)
+    return Snapshot.load(kept["metadata"], kept["version"], size_bytes(kept["metadata"]))
+
+
+async def snapshot_at(reader: Reader, environment_id: int, own: Head, version: int) -> Snapshot:
+    """The nearest kept snapshot, and a fold of the few events between."""
+    kept = await kept_snapshot(reader, environment_id, own, version)
+    if kept.version == version:
+        return kept
+    after, folded = kept.version, kept.metadata
     while after < version:
-        events = await _events(reader, environment_id, own, after, version, CHUNK)
-        for event in events:
-            folded = metadata_after(folded, event.body)
-        after = events[-1].version
+        found = await events_after(reader, environment_id, own, after, version, CHUNK)
+        for one in found:
+            folded = metadata_after(folded, one.body)
+        after = found[-1].version
     return Snapshot.of(folded, version)
 
 
-async def _in_order(
-    reader: Reader,
-    environment_id: int,
-    own: Head,
-    after: int | None,
-    order: Literal["asc", "desc"],
-    key: Path | None,
-    limit: int,
-) -> AsyncIterator[Event]:
-    """Events behind `after` in the order asked for, read in chunks; with a key only those about its value."""
-    last = own.run.version
-    chunk = CHUNK if key is not None else min(CHUNK, limit + 1)
-    if order == "asc":
-        low, high = max(after or 0, 0), last
-        while low < high:
-            events = await _about(
-                reader, environment_id, own, await _events(reader, environment_id, own, low, high, chunk), key
-            )
-            for event in events:
-                yield event
-            low += chunk
-        return
-    high = last if after is None else min(after - 1, last)
-    while high > 0:
-        low = max(high - chunk, 0)
-        events = await _about(
-            reader, environment_id, own, await _events(reader, environment_id, own, low, high, chunk), key
-        )
-        for event in reversed(events):
-            yield event
-        high = low
-
-
-async def _about(
-    reader: Reader, environment_id: int, own: Head, events: list[Event], key: Path | None
-) -> list[Event]:
-    """Those of consecutive *events* that are about the value at *key*."""
-    if key is None or not events:
-        return events
-    before = events[0].version - 1
-    state = {} if before == 0 else (await _snapshot_at(reader, environment_id, own, before)).metadata
-    return [event for event, old, new in replay(state, events) if touches(key, event.body, old, new)]
-
-
-async def _events(
+async def events_after(
     reader: Reader, environment_id: int, own: Head, after: int, last: int, count: int
 ) -> list[Event]:
+    """The first *count* events of a run with versions above *after*, up to *last*."""
     rows = await reader.rows(
         statements.EVENTS,
         environment_id=environment_id,
@@ -306,20 +304,4 @@ async def _events(
         last=last,
         count=count,
     )
-    return [_read_event(row, own.run.id) for row in rows]
-
-
-def _read_event(row: Any, run_id: str) -> Event:
-    return Event(
-        position=row["position"],
-        run_id=run_id,
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        actor=row["actor"],
-        attempt=row["attempt"],
-        headers=row["headers"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        hash=row["hash"],
-    )
+    return [read_event(row, own.run.id) for row in rows]

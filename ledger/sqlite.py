@@ -2,7 +2,8 @@
 The embedded engine: one SQLite file, shared by any number of threads and processes.
 
 One thread writes, on one connection that nothing else touches: a whole group of requests costs one hop to that
-thread and one sync. Larger reads go through a pool of aiosqlite connections. The read of one head is answered on
+thread and one sync. A larger read costs one hop too: the whole of it, with all its statements and what is folded
+from them, is carried out in the thread of one of a few aiosqlite connections. The read of one head is answered on
 the spot, on a connection of the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty
 times that.
 
@@ -13,26 +14,29 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import aiosqlite
 from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
-from ledger.migrate import refuse_foreign, upgrade
+from ledger.migrate import HEAD, refuse_foreign, upgrade
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
-READERS_MAX = 4  # connections for reads that are not answered on the spot
+READERS_MAX = 4  # threads, each with a connection, for reads that are not answered on the spot
+STATEMENTS_KEPT = 256  # statements of reads whose text is kept; some dozens are in use
+TEXT_KEPT_MAX = 4_000  # characters of such a text; a filter of thousands of values is written anew each time
 
 # Before these versions two connections that write and checkpoint at the same time could damage the file.
 # Source: the SQLite 3.51.3 release notes (the WAL-reset bug) and its backports.
@@ -59,16 +63,17 @@ class SqliteStore:
     Use `open` to make one and `close` to let it go.
     """
 
-    def __init__(self, path: Path, thread: ThreadPoolExecutor, readers: AsyncEngine) -> None:
+    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         self._path = path
         self._thread = thread
         self._writer: sqlite3.Connection | None = None
-        self._readers = readers
-        self._closed = False
+        self._idle: list[_ReadingConnection] = []
+        self._turn = asyncio.Semaphore(READERS_MAX)
         self._reads: set[asyncio.Task[Any]] = set()
-        self._point = _connect(path)
+        self._inspecting = asyncio.Lock()
+        self._closed = False
+        self._point = _connect_reader(path)
         self._point.row_factory = None
-        self._point.execute("PRAGMA query_only = ON")
 
     @classmethod
     async def open(cls, url: URL) -> "SqliteStore":
@@ -78,19 +83,11 @@ class SqliteStore:
         Raises:
             UnusableDatabase: It is no database, a newer release wrote it, or it cannot be opened.
         """
-        path = database_file(url)
-        readers = create_async_engine(
-            url.set(drivername="sqlite+aiosqlite"),
-            pool_size=READERS_MAX,
-            max_overflow=0,
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
-        )
-        event.listen(readers.sync_engine, "connect", _on_connect)
-        event.listen(readers.sync_engine, "begin", _begin)
+        path = named_file(url)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         try:
             await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
-            return cls(path, thread, readers)
+            return cls(path, thread)
         except (DBAPIError, sqlite3.Error) as error:
             thread.shutdown()
             raise UnusableDatabase(f"cannot open {path}: {_reason(error)}") from error
@@ -106,7 +103,8 @@ class SqliteStore:
         self._point.close()
         if self._reads:
             await asyncio.wait(self._reads)
-        await self._readers.dispose()
+        while self._idle:
+            await self._idle.pop().close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close_writer)
         self._thread.shutdown()
 
@@ -121,15 +119,30 @@ class SqliteStore:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
 
-    async def read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
+    async def read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         """
-        Run *work* on a consistent view of the database.
+        Run *work* on a consistent view of the database, in a reader's thread.
 
-        A caller that is cancelled does not stop it: a statement cut short would leave its connection in the middle
-        of a read, the log could not be folded back into the file and would grow without end.
+        A caller that is cancelled does not stop it once it has begun: it ends its transaction in any case, or the
+        log could not be folded back into the file and would grow without end.
         """
         self._refuse_closed()
         task = asyncio.create_task(self._read(work))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
+
+    async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        """
+        Run *work* on one moment of the database, in a thread of its own, because it takes long.
+
+        One at a time: several would only share the processor, and leave too little of it to everybody else.
+
+        Raises:
+            Unavailable: It cannot be read.
+        """
+        self._refuse_closed()
+        task = asyncio.create_task(self._inspect(work))
         self._reads.add(task)
         task.add_done_callback(self._reads.discard)
         return await asyncio.shield(task)
@@ -149,12 +162,26 @@ class SqliteStore:
         except sqlite3.Error as error:
             _translate(error)
 
-    async def _read(self, work: Callable[["Reader"], Awaitable[_Result]]) -> _Result:
-        try:
-            async with self._readers.connect() as connection, connection.begin():
-                return await work(Reader(connection))
-        except DBAPIError as error:
-            _translate(error)
+    async def _read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
+        async with self._turn:
+            try:
+                connection = self._idle.pop() if self._idle else await _ReadingConnection.to(self._path)
+            except sqlite3.Error as error:
+                _translate(error)
+            try:
+                result = await connection.view(work)
+            except sqlite3.Error as error:
+                await connection.close()  # A connection that saw the storage fail is not trusted again.
+                _translate(error)
+            except BaseException:
+                self._idle.append(connection)
+                raise
+            self._idle.append(connection)
+            return result
+
+    async def _inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        async with self._inspecting:
+            return await asyncio.to_thread(inspect_file, self._path, work)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -182,9 +209,100 @@ class SqliteStore:
             writer.close()
 
 
+def file_of(url: URL) -> Path:
+    """
+    The file that a database URL names.
+
+    Raises:
+        UnusableDatabase: It names none, or a file that is not there.
+    """
+    path = named_file(url)
+    if not path.exists():
+        raise UnusableDatabase(f"there is no database {path}; name another with --database-url")
+    return path
+
+
+def inspect_file(path: Path, work: Callable[[Transaction], _Result]) -> _Result:
+    """
+    Run *work* on one moment of a database file, which is opened for reading only.
+
+    Text that is not UTF-8 any more is read with its bad bytes as halves of characters, which no hash accepts.
+
+    Raises:
+        UnusableDatabase: It is no database of this release.
+        Unavailable: It cannot be read.
+    """
+    try:
+        with closing(_connect(path, read_only=True)) as connection:
+            connection.text_factory = _read_text
+            _check_release(connection, path)
+            connection.execute("BEGIN")
+            return work(SqliteTransaction(connection))
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise UnusableDatabase(f"{path} is not a SQLite database") from error
+        _translate(error)
+
+
+def file_faults(path: Path) -> list[str]:
+    """What SQLite itself finds wrong with a file: pages, indexes, constraints, and rows that refer to no other."""
+    with closing(_connect(path, read_only=True)) as connection:
+        found = [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+        dangling = connection.execute("PRAGMA foreign_key_check").fetchmany(20)
+        found += [f"a row of {row[0]} refers to a row of {row[2]} that does not exist" for row in dangling]
+        return found
+
+
+def sweep(path: Path) -> bool:
+    """
+    Write the whole file anew, so that nothing that was erased is left in it, its -wal or its -shm.
+
+    Returns:
+        False when another process has the database open; nothing was done then.
+
+    Raises:
+        Unavailable: The storage failed; what was erased may still be in the file.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            # In this mode nobody else may have the file open, and nobody can open it.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF in _BUSY:
+                    return False
+                raise
+            connection.execute("COMMIT")
+            connection.execute("VACUUM")
+            ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return not busy
+    except sqlite3.Error as error:
+        _translate(error)
+
+
+def _check_release(connection: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "alembic_version" not in tables:
+        refuse_foreign(tables)
+        raise UnusableDatabase(f"{path} is empty; it holds no ledger")
+    refuse_foreign(tables)
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if found is None or found[0] != HEAD:
+        raise UnusableDatabase(
+            f"{path} has the tables of another release ({found and found[0]}, this one knows {HEAD}); "
+            "run run-ledger migrate, or upgrade Run Ledger"
+        )
+
+
+def _read_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
 class SqliteTransaction:
     """
-    An open write transaction: the ledger's statements, run by Python's own driver.
+    An open transaction, to write in or to read one moment: the ledger's statements, run by Python's own driver.
 
     SQLAlchemy writes their text once; to run them through it would cost more than running them does.
     """
@@ -196,37 +314,130 @@ class SqliteTransaction:
         """All rows of a statement, by column name."""
         return self._connection.execute(_text(statement), parameters).fetchall()
 
+    def stream(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """The rows of a statement one after the other, none of them before it is asked for."""
+        return self._connection.execute(_text(statement), parameters)
+
     def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of *rows*."""
         self._connection.executemany(_text(statement), rows)
 
 
-class Reader:
-    """Reads on one connection, in one transaction."""
+class _ReadingConnection(aiosqlite.Connection):
+    """A connection for reads, with a thread of its own. A whole read is one call of that thread."""
 
-    def __init__(self, connection: Any) -> None:
+    @classmethod
+    async def to(cls, path: Path) -> "_ReadingConnection":
+        """Connect to a file."""
+        connection = cls(partial(_connect_reader, path), iter_chunk_size=64)
+        connection._thread.daemon = True  # A process that ends without closing must not wait for it for ever.
+        await connection
+        return connection
+
+    async def view(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Carry out *work* within one transaction."""
+        result: _Result = await self._execute(_view, self._conn, work)  # type: ignore[no-untyped-call]
+        return result
+
+
+class Reader:
+    """
+    Reads on one connection, in one transaction.
+
+    Its methods are coroutines because an engine over the network needs them so; these never wait.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    async def rows(self, statement: Any, **parameters: Any) -> list[Any]:
-        """All rows of a statement as mappings."""
-        found = await self._connection.execute(statement, parameters)
-        return list(found.mappings().all())
+    async def rows(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
+        """All rows of a statement, by column name."""
+        text, slots = _question(statement)
+        return self._connection.execute(text, _values(slots, parameters)).fetchall()
 
-    async def row(self, statement: Any, **parameters: Any) -> Any | None:
+    async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
-        found = await self._connection.execute(statement, parameters)
-        return found.mappings().first()
+        text, slots = _question(statement)
+        cursor = self._connection.execute(text, _values(slots, parameters))
+        row = cursor.fetchone()
+        cursor.close()
+        return row
+
+
+def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
+    connection.execute("BEGIN")
+    try:
+        return _complete(work(Reader(connection)))
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine that waits for nothing from its beginning to its end."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+    work.close()
+    raise AssertionError("a read may wait for nothing but its statements")
 
 
 @cache
 def _text(statement: ClauseElement) -> str:
-    """The text of a statement, with named parameters for what its callers give."""
+    """The text of one of the ledger's constant statements, with named parameters for what its callers give."""
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     text = str(compiled)
     for name, constant in compiled.params.items():
         if isinstance(constant, int):  # SQLAlchemy passes OFFSET 0 as a parameter of its own.
             text = text.replace(f":{name}", str(constant))
     return text
+
+
+_Slot = str | Sequence[Any]  # the name of a parameter, or the values that the statement was built with
+
+_asked: dict[ClauseElement, tuple[str, list[_Slot]]] = {}
+
+
+def _question(statement: ClauseElement) -> tuple[str, list[_Slot]]:
+    """
+    The text of a statement with a question mark for every value, and what belongs in their places.
+
+    Not by name: SQLite looks through all names for each, which takes seconds for a filter of some thousand values.
+    """
+    known = _asked.get(statement)
+    if known is None:
+        known = _written(statement)
+        if len(known[0]) <= TEXT_KEPT_MAX:
+            if len(_asked) >= STATEMENTS_KEPT:
+                _asked.clear()
+            _asked[statement] = known
+    return known
+
+
+def _written(statement: ClauseElement) -> tuple[str, list[_Slot]]:
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
+    assert isinstance(compiled, SQLCompiler)
+    text = str(compiled)
+    slots: list[_Slot] = []
+    for name in compiled.positiontup or ():
+        value = compiled.params[name]
+        if isinstance(value, list | tuple):  # What stands in IN (...), which SQLAlchemy writes out later.
+            text = text.replace(f"__[POSTCOMPILE_{name}]", ", ".join("?" * len(value)))
+            slots.append(value)
+        else:
+            slots.append(name if value is None else (value,))
+    return text, slots
+
+
+def _values(slots: list[_Slot], parameters: Mapping[str, Any]) -> list[Any]:
+    values: list[Any] = []
+    for slot in slots:
+        if isinstance(slot, str):
+            values.append(parameters[slot])
+        else:
+            values.extend(slot)
+    return values
 
 
 def _prepare_file(path: Path, url: URL) -> None:
@@ -263,10 +474,17 @@ def _migrate(url: URL) -> None:
         upgrade(connection)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    name = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
+    connection = sqlite3.connect(name, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False, uri=read_only)
     connection.row_factory = sqlite3.Row
     _prepare(connection)
+    return connection
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 
@@ -287,13 +505,9 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def database_file(url: URL) -> Path:
+def named_file(url: URL) -> Path:
     """
-    The file that a database URL names.
+    The file that a database URL names, whether it is there or not.
 
     Raises:
         UnusableDatabase: It names none, or one in no folder.

@@ -4,7 +4,9 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -17,14 +19,51 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
+    null,
+    or_,
     select,
     update,
 )
 
 from ledger.keys import Reach
-from ledger.tables import api_keys, environments, events, idempotency, logs, refusals, runs, snapshots
+from ledger.tables import (
+    api_keys,
+    checkpoints,
+    environments,
+    erasures,
+    events,
+    idempotency,
+    logs,
+    refusals,
+    runs,
+    snapshots,
+)
+from projections.events import RunCreated, RunStatusChanged, RunTagged
+from projections.operations import Update
+
+FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
+FILTER_VALUES_KEPT_MAX = 20  # values in the filters of such a statement; a request may name thousands
+
+LIKE_ESCAPE = "!"
+
+_Filters = ParamSpec("_Filters")
+_Statement = TypeVar("_Statement")
 
 _environment = bindparam("environment_id", type_=Integer)
+
+
+def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_Filters, _Statement]:
+    """Keep what *build* makes, unless its filters hold so many values that keeping it would fill the memory."""
+    kept: Any = lru_cache(FILTERS_KEPT)(build)
+
+    @wraps(build)
+    def chosen(*arguments: _Filters.args, **filters: _Filters.kwargs) -> _Statement:
+        count = sum(len(values) for values in filters.values() if isinstance(values, tuple))
+        statement: _Statement = (build if count > FILTER_VALUES_KEPT_MAX else kept)(*arguments, **filters)
+        return statement
+
+    return chosen
 
 
 def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
@@ -190,6 +229,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
+@_kept_for_usual_filters
 def page_of_runs(
     *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
 ) -> Select[tuple[object, ...]]:
@@ -217,6 +257,30 @@ def page_of_runs(
     return page
 
 
+@_kept_for_usual_filters
+def page_of_runs_as_of(
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
+) -> Select[tuple[object, ...]]:
+    """
+    As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
+    changed since the moment `at`, which may have had another one then.
+    """
+    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks, within=within).where(
+        runs.c.run_key <= bindparam("last")
+    )
+    if statuses:
+        page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
+    return page
+
+
+# The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
+NEWEST_RUN = (
+    select(runs.c.run_key, runs.c.created_at)
+    .where(runs.c.environment_id == _environment, runs.c.run_key <= bindparam("run"))
+    .order_by(runs.c.run_key.desc())
+    .limit(1)
+)
+
 # --- events ---
 
 ADD_EVENTS = insert(events)
@@ -235,8 +299,67 @@ EVENTS = (
 # One event of a run.
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
 
+
+@_kept_for_usual_filters
+def page_of_versions(
+    *, newest_first: bool, types: tuple[str, ...], by_actor: bool, by_attempt: bool, by_name: bool
+) -> Select[tuple[int]]:
+    """
+    Versions of a run from `low` to `high`, `count` of them.
+
+    Args:
+        newest_first: From `high` downwards.
+        types: Of one of these types; empty for all.
+        by_actor: Made by `actor`.
+        by_attempt: Made by `attempt`.
+        by_name: With data that is LIKE `pattern`, or of a type that says something of every name. (What SQLite
+            takes for LIKE in other letters besides is sorted out afterwards.)
+    """
+    page = (
+        select(events.c.version)
+        .where(*_run_events, events.c.version >= bindparam("low"), events.c.version <= bindparam("high"))
+        .order_by(events.c.version.desc() if newest_first else events.c.version)
+        .limit(bindparam("count"))
+    )
+    if types:
+        page = page.where(events.c.type.in_(types))
+    if by_actor:
+        page = page.where(events.c.actor == bindparam("actor"))
+    if by_attempt:
+        page = page.where(events.c.attempt == bindparam("attempt"))
+    if by_name:
+        named = events.c.data.like(bindparam("pattern"), escape=LIKE_ESCAPE)
+        page = page.where(or_(events.c.type.in_((RunCreated.event_type, Update.event_type)), named))
+    return page
+
+
 # When one version of a run was recorded: a probe of the search for a moment.
 RECORDED_AT = select(events.c.recorded_at).where(*_run_events, events.c.version == bindparam("version"))
+
+# The event that gave a run the status that it had at a version. (No index knows the types; a run has few steps.)
+STATUS_AT = (
+    select(events.c.version, events.c.type, events.c.data, events.c.attempt, events.c.recorded_at)
+    .where(
+        *_run_events,
+        events.c.version <= bindparam("version"),
+        events.c.type.in_((RunCreated.event_type, RunStatusChanged.event_type)),
+    )
+    .order_by(events.c.version.desc())
+    .limit(1)
+)
+
+# The tags that a run got with versions above `after`, up to `last`: the first `count` times.
+TAGGED = (
+    select(events.c.version, events.c.data)
+    .where(
+        *_run_events,
+        _a_version_above,
+        events.c.version <= bindparam("last"),
+        events.c.type == RunTagged.event_type,
+    )
+    .order_by(events.c.version)
+    .limit(bindparam("count"))
+)
 
 # --- snapshots ---
 
@@ -302,3 +425,156 @@ EXPIRED_KEYS = (
     .where(idempotency.c.environment_id == _environment, idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("count"))
 )
+
+# --- the whole log, to be proven: read row by row, never at once ---
+
+# Every environment with its log; one without a log has no epoch.
+LOGS = (
+    select(environments, logs.c.last_position, logs.c.last_run_key, logs.c.last_recorded_at, logs.c.epoch)
+    .outerjoin(logs, logs.c.environment_id == environments.c.environment_id)
+    .order_by(environments.c.environment_id)
+)
+
+# How many events an environment has.
+COUNT_EVENTS = select(func.count().label("count")).where(events.c.environment_id == _environment)
+
+# Heads in the order of their keys, with the depth of the parent; one of them.
+ALL_HEADS = _heads().add_columns(parents.c.depth.label("parent_depth")).order_by(runs.c.run_key)
+ONE_HEAD = ALL_HEADS.where(runs.c.run_id == bindparam("run_id"))
+
+# Events run by run in the order of their versions; those of one run.
+ALL_EVENTS = (
+    select(events).where(events.c.environment_id == _environment).order_by(events.c.run_key, events.c.version)
+)
+ONE_RUNS_EVENTS = ALL_EVENTS.where(events.c.run_key == bindparam("run_key"))
+
+# Kept snapshots in the same order; those of one run.
+ALL_SNAPSHOTS = (
+    select(snapshots)
+    .where(snapshots.c.environment_id == _environment)
+    .order_by(snapshots.c.run_key, snapshots.c.version)
+)
+ONE_RUNS_SNAPSHOTS = ALL_SNAPSHOTS.where(snapshots.c.run_key == bindparam("run_key"))
+
+# Erasures in the same order; those of one run.
+ALL_ERASURES = (
+    select(erasures)
+    .where(erasures.c.environment_id == _environment)
+    .order_by(erasures.c.run_key, erasures.c.number)
+)
+ONE_RUNS_ERASURES = ALL_ERASURES.where(erasures.c.run_key == bindparam("run_key"))
+
+# The log in the order of positions above `after`, up to `last`: what an event's place in it rests on.
+POSITIONS = (
+    select(events.c.position, events.c.run_key, events.c.version, events.c.recorded_at, events.c.hash)
+    .where(
+        events.c.environment_id == _environment,
+        events.c.position > bindparam("after"),
+        events.c.position <= bindparam("last"),
+    )
+    .order_by(events.c.position)
+)
+
+# The id of a run by its key.
+RUN_ID = select(runs.c.run_id).where(runs.c.environment_id == _environment, runs.c.run_key == bindparam("run_key"))
+
+# --- erasures ---
+
+# Open an erasure, which lets the data of that run's events be redacted, and close it again.
+OPEN_ERASURE = insert(erasures)
+CLOSE_ERASURE = (
+    update(erasures)
+    .where(
+        erasures.c.environment_id == bindparam("environment"),
+        erasures.c.run_key == bindparam("run"),
+        erasures.c.number == bindparam("which"),
+    )
+    .values(open=null())
+)
+
+# How many erasures a run has had.
+COUNT_ERASURES = select(func.count().label("count")).where(
+    erasures.c.environment_id == _environment, erasures.c.run_key == bindparam("run_key")
+)
+
+# Put a redacted copy in the place of an event's data. `at` is its position.
+REDACT_EVENT = (
+    update(events)
+    .where(events.c.environment_id == bindparam("environment"), events.c.position == bindparam("at"))
+    .values(data=bindparam("data"), salt=bindparam("salt"), commitment=bindparam("commitment"))
+)
+
+# Put other metadata in a kept snapshot. `at` is its version.
+CHANGE_SNAPSHOT = (
+    update(snapshots)
+    .where(
+        snapshots.c.environment_id == bindparam("environment"),
+        snapshots.c.run_key == bindparam("run"),
+        snapshots.c.version == bindparam("at"),
+    )
+    .values(metadata=bindparam("metadata"))
+)
+
+# Drop a snapshot that stands for no version of its run. `at` is its version.
+DROP_SNAPSHOT = delete(snapshots).where(
+    snapshots.c.environment_id == bindparam("environment"),
+    snapshots.c.run_key == bindparam("run"),
+    snapshots.c.version == bindparam("at"),
+)
+
+# Put other words in a refusal. `place` is its slot.
+CHANGE_REFUSAL = (
+    update(refusals)
+    .where(
+        refusals.c.environment_id == bindparam("environment"),
+        refusals.c.run_key == bindparam("run"),
+        refusals.c.slot == bindparam("place"),
+    )
+    .values(key=bindparam("key"), reason=bindparam("reason"))
+)
+
+# What is remembered of requests that named a run and left operations unapplied.
+UNAPPLIED = select(idempotency.c.key, idempotency.c.unapplied).where(
+    idempotency.c.environment_id == _environment,
+    idempotency.c.run_key == bindparam("run_key"),
+    func.length(idempotency.c.unapplied) > literal_column("2"),
+)
+
+# Put other words in what is remembered. `remembered` is its key.
+CHANGE_UNAPPLIED = (
+    update(idempotency)
+    .where(idempotency.c.environment_id == bindparam("environment"), idempotency.c.key == bindparam("remembered"))
+    .values(unapplied=bindparam("unapplied"))
+)
+
+# A whole head, as `rebuild` puts it right. `environment` and `run` name it; the rest are its columns.
+REPAIR_HEAD = (
+    update(runs)
+    .where(runs.c.environment_id == bindparam("environment"), runs.c.run_key == bindparam("run"))
+    .values(
+        {
+            column: bindparam(column.name)
+            for column in runs.c
+            if column.name not in {"environment_id", "run_key", "run_id"}
+        }
+    )
+)
+
+# --- checkpoints ---
+
+# The checkpoints of an environment, smallest first.
+CHECKPOINTS = select(checkpoints).where(checkpoints.c.environment_id == _environment).order_by(checkpoints.c.size)
+
+# The largest one.
+LAST_CHECKPOINT = (
+    select(checkpoints)
+    .where(checkpoints.c.environment_id == _environment)
+    .order_by(checkpoints.c.size.desc())
+    .limit(1)
+)
+
+# Keep a checkpoint, and forget the one of the same size first. `environment` and `events` name it.
+FORGET_CHECKPOINT = delete(checkpoints).where(
+    checkpoints.c.environment_id == bindparam("environment"), checkpoints.c.size == bindparam("events")
+)
+ADD_CHECKPOINT = insert(checkpoints)

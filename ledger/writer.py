@@ -15,9 +15,11 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ledger.commit import commit_group
-from ledger.errors import Busy, Overloaded, Unavailable
+from ledger.erase import erase
+from ledger.errors import Busy, LedgerError, Overloaded
 from ledger.group import Transaction
-from ledger.writes import Environment, Outcome, Rules, Write
+from ledger.writes import Environment, EraseKey, Outcome, Rules, Write
+from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
 GROUP_MAX = 512  # writes in one transaction, which bounds how long one holds the lock
@@ -64,6 +66,10 @@ class Writer:
         """Whether writes are being taken."""
         return not (self._closing or self._task.done())
 
+    def now(self) -> Microseconds:
+        """What the clock shows."""
+        return self._clock()
+
     async def submit(self, environment: Environment, write: Write) -> Outcome:
         """
         Hand in a write and wait until it is durable or refused.
@@ -108,13 +114,25 @@ class Writer:
             await asyncio.shield(asyncio.create_task(self._commit_safely(group)))
 
     def _take(self) -> list[_Waiting]:
-        """The writes at the head of the queue that belong to one environment; the others keep their order."""
-        environment = self._waiting[0].environment
-        group: list[_Waiting] = []
+        """
+        The writes at the head of the queue that belong to one environment; the others keep their order.
+
+        An erasure reads what is stored, so it makes a group of its own.
+        """
+        first = self._waiting.popleft()
+        group = [first]
+        if isinstance(first.write.command, EraseKey):
+            return group
         others: list[_Waiting] = []
         while self._waiting and len(group) < GROUP_MAX:
             waiting = self._waiting.popleft()
-            (group if waiting.environment == environment else others).append(waiting)
+            if waiting.environment != first.environment:
+                others.append(waiting)
+            elif isinstance(waiting.write.command, EraseKey):
+                others.append(waiting)
+                break
+            else:
+                group.append(waiting)
         self._waiting.extendleft(reversed(others))
         return group
 
@@ -129,7 +147,7 @@ class Writer:
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         try:
             outcomes = await self._transact(group)
-        except Unavailable as error:
+        except LedgerError as error:
             _fail(group, error)
         except Exception:
             if len(group) == 1:
@@ -170,6 +188,8 @@ def _commit_group(
     clock: Callable[[], int],
 ) -> list[Outcome | Exception]:
     # The clock is read inside the transaction: what is recorded later is never recorded earlier.
+    if isinstance(command := writes[0].command, EraseKey):
+        return [erase(transaction, environment, command, writes[0].caller, rules, clock())]
     return commit_group(transaction, environment, writes, rules, clock())
 
 

@@ -9,11 +9,13 @@ from pydantic import JsonValue
 from ledger.run_ids import RUN_ID
 from projections.lifecycle import Status
 from projections.operations import Operation
+from projections.paths import Path
 from projections.runs import Run
 from projections.times import Microseconds
 from projections.values import JsonObject
 
 ANONYMOUS = "anonymous"
+REASON_CHARACTERS_MAX = 1_000  # characters of the reason of an erasure
 IDEMPOTENCY_S = 7 * 86_400  # seconds for which an idempotency key is remembered
 
 ListName = Literal["operations", "parentOperations", "rootOperations"]
@@ -154,7 +156,30 @@ class ChangeStatus:
     expected: frozenset[int] | None = None
 
 
-Command = CreateRun | ChangeMetadata | ChangeStatus
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseKey:
+    """
+    Take what ever stood at a path out of a run's events, and out of everything made of them.
+
+    Attributes:
+        run_id: The run.
+        path: What to erase, with all below it.
+        reason: Why; it is recorded for ever.
+    """
+
+    run_id: str
+    path: Path
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.reason) <= REASON_CHARACTERS_MAX or not self.reason.strip():
+            raise ValueError(
+                f"a reason has 1 to {REASON_CHARACTERS_MAX:,} characters; it is what an auditor reads"
+            )
+        self.reason.encode()  # Half a character cannot be stored.
+
+
+Command = CreateRun | ChangeMetadata | ChangeStatus | EraseKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +218,13 @@ class Written:
         run: The named run after the write.
         created: This request made the run; False for a run that existed already.
         unapplied: Operations that had nothing to work on.
+        redacted: Events that an erasure took something from.
     """
 
     run: Run
     created: bool = False
     unapplied: tuple[UnappliedOperation, ...] = ()
+    redacted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,12 @@ from projections.operations import (
     Set,
     Update,
 )
-from projections.times import Microseconds
+from projections.times import Microseconds, format_time, parse_time
+
+
+def _moment(value: object) -> Microseconds:
+    return value if type(value) is int else parse_time(value)
+
 
 AnyStatus = Annotated[Status, BeforeValidator(parse_status)]
 
@@ -52,6 +57,8 @@ class RunCreated(_Step):
     payload: JsonValue = None
     payload_type: str | None = None
     metadata: dict[str, JsonValue] = {}
+    # Left out of the data where there is no idempotency key.
+    idempotency_expires_at: Annotated[Microseconds, BeforeValidator(_moment)] | None = None
 
 
 class RunStatusChanged(_Step):
@@ -70,14 +77,49 @@ class RunTagged(_Step):
     tags: tuple[str, ...]
 
 
-Body = Operation | RunCreated | RunStatusChanged | RunTagged
+class RunErased(_Step):
+    """
+    What stood at a path was erased from the events named here, whose data is a redacted copy since.
 
-_STEPS: dict[str, type[RunCreated | RunStatusChanged | RunTagged]] = {
-    step.event_type: step for step in (RunCreated, RunStatusChanged, RunTagged)
+    One erasure may take several of these events; they carry the same number.
+    """
+
+    event_type: ClassVar[str] = "run.erased"
+    erasure: int  # 1 for the run's first.
+    key: str  # The path as a person writes it.
+    path: tuple[str, ...]  # Its names.
+    reason: str
+    redacted: tuple[tuple[int, str], ...]  # Version, and the commitment of the redacted copy in hexadecimal.
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """
+    An operation whose value was erased.
+
+    Attributes:
+        event_type: The type of the event that it was.
+        key: Its key, cut short where it led below what was erased.
+        removed: Places of the list that a remove took items from; the item it named is erased.
+        blank: It leaves null behind, because the places of a list have to stay; else it does nothing.
+    """
+
+    event_type: str
+    key: str
+    removed: tuple[int, ...] = ()
+    blank: bool = False
+
+
+Body = Operation | RunCreated | RunStatusChanged | RunTagged | RunErased
+StoredBody = Body | Redacted
+
+_STEPS: dict[str, type[RunCreated | RunStatusChanged | RunTagged | RunErased]] = {
+    step.event_type: step for step in (RunCreated, RunStatusChanged, RunTagged, RunErased)
 }
 _OPERATIONS: dict[str, type[Operation]] = {
     operation.event_type: operation for operation in (Set, Delete, AppendItem, RemoveItem, Increment, Update)
 }
+EVENT_TYPES = (*_STEPS, *_OPERATIONS)  # every type that an event can have
 
 
 class NewEvent(NamedTuple):
@@ -127,7 +169,7 @@ class Event:
     hash: bytes
 
     @cached_property
-    def body(self) -> Body:
+    def body(self) -> StoredBody:
         """What happened, read from the stored data."""
         return load_body(self.type, self.data)
 
@@ -137,16 +179,24 @@ def new_event(body: Body) -> NewEvent:
     if isinstance(body, MetadataOperation):
         return NewEvent(body.event_type, _operation_data(body), body.occurred_at)
     members: dict[str, Any] = body.model_dump(by_alias=True, mode="json")
+    if isinstance(body, RunCreated):
+        expires = members.pop("idempotencyExpiresAt")
+        if expires is not None:
+            members["idempotencyExpiresAt"] = format_time(expires)
     if isinstance(body, RunStatusChanged):
         members = {name: value for name, value in members.items() if value is not None}
     return NewEvent(body.event_type, values.dump(members))
 
 
-def load_body(event_type: str, data: str) -> Body:
-    """Read what `new_event` wrote; the time at which it happened stands in the envelope."""
+def load_body(event_type: str, data: str) -> StoredBody:
+    """Read what `new_event` or an erasure wrote; the time at which it happened stands in the envelope."""
     members: dict[str, Any] = json.loads(data)
     operation = _OPERATIONS.get(event_type)
     if operation is not None:
+        if "erased" in members and "value" not in members:
+            return Redacted(
+                event_type, members["key"], tuple(members.get("removed", ())), members.get("blank", False)
+            )
         return operation.model_construct(**members)  # Checked when it was accepted.
     return _STEPS[event_type].model_validate(members)
 

@@ -8,7 +8,7 @@ Source: the semantics of the reference implementation, `applyMetadataOperations`
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import reduce
 from typing import Final, assert_never
 
@@ -38,11 +38,33 @@ def fold(metadata: JsonObject, operations: Iterable[Operation]) -> JsonObject:
 
 
 def evolve(metadata: JsonObject, operation: Operation) -> JsonObject:
-    """Apply one accepted operation; where it has nothing to work on, *metadata* stays as it is."""
+    """
+    Apply one accepted operation; where it has nothing to work on, *metadata* stays as it is.
+
+    Once something before it was erased, an accepted operation can meet a state that would refuse it.
+    """
     try:
         return apply(metadata, operation)
-    except CannotApply:
+    except (CannotApply, BadPath, OutOfBounds):
         return metadata
+
+
+def blank(metadata: JsonObject, key: str) -> JsonObject:
+    """Put null at *key*: all that is left of an operation whose value was erased from a list."""
+    try:
+        return _change(metadata, key, lambda _: None)
+    except (CannotApply, BadPath, OutOfBounds):
+        return metadata
+
+
+def remove_places(metadata: JsonObject, key: str, places: Collection[int]) -> JsonObject:
+    """Take the items at *places* out of the list at *key*: what is left of a remove whose item was erased."""
+    path = parse_key(key)
+    items = value_at(metadata, path)
+    if not isinstance(items, list) or not places:
+        return metadata
+    kept = [item for place, item in enumerate(items) if place not in places]
+    return _change(metadata, key, lambda _: kept)
 
 
 def apply(metadata: JsonObject, operation: Operation) -> JsonObject:

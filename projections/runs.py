@@ -1,11 +1,10 @@
 """A run folded from its events: what the head of its stream holds."""
 
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
-from projections.events import Event, RunCreated, RunStatusChanged, RunTagged
+from projections.events import Event, RunCreated, RunErased, RunStatusChanged, RunTagged
+from projections.history import metadata_after
 from projections.lifecycle import Status
-from projections.metadata import evolve
-from projections.operations import MetadataOperation
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
@@ -103,6 +102,11 @@ def changed(run: Run, snapshot: Snapshot, at: Microseconds) -> Run:
     return run._replace(snapshot=snapshot, updated_at=at)
 
 
+def erased(run: Run, at: Microseconds) -> Run:
+    """*run* after a note that something was erased; what it did to the metadata is in the redacted events."""
+    return run._replace(snapshot=run.snapshot._replace(version=run.version + 1), updated_at=at)
+
+
 def evolve_run(run: Run | None, event: Event) -> Run:
     """One step of the fold from a stream to its run; None stands for a run without events."""
     match event.body:
@@ -114,8 +118,8 @@ def evolve_run(run: Run | None, event: Event) -> Run:
             return status_changed(run, body, event.attempt, event.recorded_at)
         case RunTagged() as body:
             return tagged(run, body, event.recorded_at)
-        case MetadataOperation() as operation:
-            metadata = evolve(run.snapshot.metadata, operation)
+        case RunErased():
+            return erased(run, event.recorded_at)
+        case body:
+            metadata = metadata_after(run.snapshot.metadata, body)
             return changed(run, Snapshot.of(metadata, event.version), event.recorded_at)
-        case _:
-            assert_never(event.body)

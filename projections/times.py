@@ -46,6 +46,20 @@ def format_time(moment: Microseconds) -> str:
     return f"{(_EPOCH + moment * _MICROSECOND).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
+def format_span(seconds: float) -> str:
+    """A length of time for a person, in its two largest units: `2 h 5 min`, `14 min 20 s`, `3.2 s`, `40 ms`."""
+    if seconds < 0.9995:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    for unit, inner, size, part in (("d", "h", 86_400, 3_600), ("h", "min", 3_600, 60), ("min", "s", 60, 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size:,} {unit}" + (f" {rest} {inner}" if rest else "")
+    return f"{whole} s"
+
+
 def _six_digits(text: str) -> str:
     return re.sub(r"[.,](\d+)", lambda digits: f".{digits[1]:0<6.6}", text, count=1)
 

@@ -19,31 +19,51 @@ class Background:
     """
 
     def __init__(self) -> None:
-        self._starting = threading.Lock()
+        # Entered again by a signal's handler, which may come while its own thread is in here.
+        self._changing = threading.RLock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
 
     def submit(self, work: Coroutine[Any, Any, _Result]) -> "Future[_Result]":
-        """Begin *work* in the thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._running())
+        """Begin *work* in the thread; what is returned is cancelled where the thread has ended for good."""
+        with self._changing:
+            if self._ended:
+                work.close()
+                refused: Future[_Result] = Future()
+                refused.cancel()
+                return refused
+            return asyncio.run_coroutine_threadsafe(work, self._running())
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call *function* in the thread, soon."""
-        self._running().call_soon_threadsafe(function, *arguments)
+        with self._changing:
+            if not self._ended:
+                self._running().call_soon_threadsafe(function, *arguments)
 
-    def stop(self) -> None:
-        """End the thread; what still runs in it is cancelled, and has ended when this returns."""
-        with self._starting:
-            thread, loop = self._thread, self._loop
-            self._thread = self._loop = None
+    def pause(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """
+        Do *last* in the thread and end it. What still runs in it is cancelled, and has ended when this returns.
+
+        Whoever wants something done in it waits until `go_on`, which the same thread has to call.
+        """
+        self._changing.acquire()
+        thread, loop = self._thread, self._loop
         if thread is not None and loop is not None:
+            asyncio.run_coroutine_threadsafe(last(), loop).result()
+            self._thread = self._loop = None
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the thread was started."""
-        return self._loop is not None
+    def go_on(self) -> None:
+        """After `pause`: the thread is started again when it is next needed."""
+        self._changing.release()
+
+    def end(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """As `pause`, and for good."""
+        self.pause(last)
+        self._ended = True
+        self.go_on()
 
     @property
     def is_here(self) -> bool:
@@ -51,16 +71,12 @@ class Background:
         return threading.current_thread() is self._thread
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        loop = self._loop
-        if loop is not None:
-            return loop
-        with self._starting:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(loop,), name=inherit.THREAD, daemon=True)
-                self._thread.start()
-                self._loop = loop
-            return self._loop
+        """The thread's event loop. The lock is held."""
+        if self._loop is None:
+            self._loop = loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_run, args=(loop,), name=inherit.THREAD, daemon=True)
+            self._thread.start()
+        return self._loop
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -40,6 +40,7 @@ class Backlog:
         spool: The spool that this process adds to.
         delivered: Requests that were delivered so far.
         set_aside: Requests that were set aside so far.
+        is_elsewhere: The last time another process of this group was at it, and nothing was asked of the ledger.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Backlog:
         self.spool = Spool.of_this_group(folder, bytes_max)
         self.delivered = 0
         self.set_aside = 0
+        self.is_elsewhere = False
 
     def add(self, requests: Sequence[Request]) -> None:
         """
@@ -75,13 +77,13 @@ class Backlog:
 
     def holds(self, run_id: str, kind: Kind | None = None) -> bool:
         """Whether something about a run waits, which then has to go first; of one kind, if one is given."""
-        try:
-            return any(spool.holds(run_id, kind) for spool in all_spools(self._folder, self._bytes_max))
-        except (OSError, sqlite3.Error) as error:
-            if not self._has_warned:
-                self._has_warned = True
-                _logger.warning("a spool in %s cannot be read: %s", self._folder, error)
-            return False
+        for spool in all_spools(self._folder, self._bytes_max):
+            try:
+                if spool.holds(run_id, kind):
+                    return True
+            except (OSError, sqlite3.Error) as error:
+                self._cannot_read(spool, error)
+        return False
 
     def may_come(self, refusal: WriteRefused, since: Microseconds, *, patient: bool) -> bool:
         """
@@ -108,17 +110,26 @@ class Backlog:
 
         Raises:
             Unreachable: The ledger gave no answer.
-            OSError: A spool cannot be read.
-            sqlite3.Error: A spool cannot be read.
         """
         left = 0
+        self.is_elsewhere = False
         for spool in all_spools(self._folder, self._bytes_max):
-            with spool.delivering() as ours:
-                if ours:
-                    left += await self._deliver(spool)
-                elif spool.path == self.spool.path:  # Another process of this group is at it.
-                    left += 1
+            try:
+                with spool.delivering() as ours:
+                    if ours:
+                        left += await self._deliver(spool)
+                    elif spool.path == self.spool.path:
+                        self.is_elsewhere = True
+                        left += 1
+            except (OSError, sqlite3.Error) as error:
+                self._cannot_read(spool, error)
         return left
+
+    def _cannot_read(self, spool: Spool, error: Exception) -> None:
+        """One damaged file is in nobody's way; of any number one is named."""
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning("the spool %s cannot be read: %s", spool.path, error)
 
     async def _deliver(self, spool: Spool) -> int:
         """Send what a file holds, in order; say how much of it must wait. Its lock is held."""

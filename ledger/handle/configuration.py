@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ledger.handle import current, inherit
@@ -17,14 +19,13 @@ if TYPE_CHECKING:
 
 CLOSE_S = 5.0  # seconds in which the ledger may take what is left when a process ends; the rest goes to the spool
 EXIT_POLL_S = 0.02  # seconds between two looks at threads that still execute runs when the program ends
-SIGNAL_WAIT_S = 0.5  # seconds for which another thread may be in the middle of adding a report
+SIGNAL_WAIT_S = 0.05  # seconds after which a signal that came in the middle of a report comes again
 
 _lock = threading.RLock()
 _reporter: Reporter | None = None
 _chosen: dict[str, Any] = {}
 _hooked = False
 _executing: set[Execution] = set()
-_signalled = 0
 
 
 def configure(
@@ -67,7 +68,7 @@ def configure(
     }
     if target is not None:
         given["url" if target.startswith(("http://", "https://")) else "database_url"] = target
-        _load(given)  # Refused before anything is let go of.
+        _check(_load(given))  # Refused before anything is let go of.
     with _lock:
         close()
         _chosen = given if target is not None else {}
@@ -90,18 +91,18 @@ def reporter() -> Reporter:
     return made
 
 
-def close() -> None:
-    """Deliver what was reported or put it on disk, and let go of everything."""
+def close(deadline_s: float = CLOSE_S) -> None:
+    """Deliver what was reported within the deadline or put it on disk, and let go of everything."""
     global _reporter
     with _lock:
         tasks = sys.modules.get("ledger.handle.tasks")
         if tasks is not None:
             tasks.close()
         made, _reporter = _reporter, None
+        current.forget()  # Who reports from now on waits for the lock and begins anew.
         if made is not None:
-            made.close(CLOSE_S)
+            made.close(deadline_s)
         inherit.uninstall()
-        current.forget()
         _release_signal()
 
 
@@ -121,11 +122,19 @@ def _load(given: dict[str, Any]) -> Any:
 
     inherited = {name.removeprefix(PREFIX).lower(): value for name, value in current.inherited().items()}
     chosen = {name: value for name, value in given.items() if value is not None}
-    settings = load_settings(**{**inherited, **chosen})
-    if given.get("database_url") is not None:  # What the program chose wins over the environment variables.
+    decided = {**inherited, **chosen}
+    settings = load_settings(**decided)
+    if "database_url" in decided and "url" not in decided:  # It wins over the environment variables.
         return settings.model_copy(update={"url": None})
     refuse_other_environment(settings)
     return settings
+
+
+def _check(settings: Any) -> None:
+    if settings.url is None:
+        from ledger.handle.embedded import absolute
+
+        absolute(settings.database_url)
 
 
 def _make() -> Reporter:
@@ -155,7 +164,6 @@ def _make() -> Reporter:
         interval_s=settings.flush_interval_s,
         actor=settings.actor,
     )
-    made.after_add = _after_add
     _hook()
     inherit.install()
     return made
@@ -172,8 +180,12 @@ def _hook() -> None:
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
     # At exit it is called before the pools of concurrent.futures close, which the database and the look-up of
     # names need: the later a function was registered, the earlier it is called. `atexit` would be too late.
+    import concurrent.futures.thread  # noqa: F401 - So that it is registered before.
 
-    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001 - There is no public way.
+    with suppress(RuntimeError):  # The program is ending, and only now a thread of it reports something.
+        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001 - There is no public way.
+    # Threads that Python waits for may have reported since. There is no time and perhaps no thread for more.
+    atexit.register(close, 0)
 
 
 def _at_exit() -> None:
@@ -223,19 +235,16 @@ def _release_signal() -> None:
 
 
 def _on_signal(number: int, _: object) -> None:
-    global _signalled
     made = _reporter
-    if made is not None and not made.lock.acquire(timeout=SIGNAL_WAIT_S):
-        _signalled = number  # This very thread is in the middle of adding a report, and goes on from there.
-        return
     if made is not None:
+        if not made.lock.acquire(timeout=SIGNAL_WAIT_S):
+            # This very thread is in the middle of a report or of reading, and goes on from there.
+            again = threading.Timer(SIGNAL_WAIT_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         made.lock.release()
     _end(number)
-
-
-def _after_add() -> None:
-    if _signalled and threading.current_thread() is threading.main_thread():
-        _end(_signalled)
 
 
 def _end(number: int) -> None:

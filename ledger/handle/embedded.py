@@ -1,5 +1,6 @@
 """The ledger within this process, on a database."""
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from ledger import bodies
 from ledger.errors import (
@@ -21,6 +23,7 @@ from ledger.errors import (
 from ledger.handle.records import Change, RunRecord
 from ledger.handle.requests import Answer, Request
 from ledger.ledger import Ledger, Log
+from ledger.settings import BadSettings
 from ledger.writes import Caller, IdempotencyKey
 from projections.errors import Refusal
 from projections.lifecycle import parse_status
@@ -42,12 +45,13 @@ class EmbeddedBackend:
     """
 
     def __init__(self, url: str, environment: str, metadata_bytes_max: int, late_write_s: int) -> None:
-        self._url = _absolute(url)
+        self._url = absolute(url)
         self._environment = environment
         self._metadata_bytes_max = metadata_bytes_max
         self._late_write_s = late_write_s
         self._ledger: Ledger | None = None
         self._log: Log | None = None
+        self._opening: asyncio.Task[Log] | None = None
         self.destination = f"{make_url(self._url).render_as_string()}#{environment}"
         self.variables = {
             "RUN_LEDGER_DATABASE_URL": self._url,
@@ -96,23 +100,36 @@ class EmbeddedBackend:
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         ledger, self._ledger, self._log = self._ledger, None, None
         if ledger is not None:
             await ledger.close()
 
     async def _opened(self) -> Log:
-        if self._log is None:
-            try:
-                self._ledger = self._ledger or await self._open()
-                self._log = await self._ledger.log(self._environment)
-            except (UnusableDatabase, Unavailable) as error:
-                raise Unreachable(str(error), certain=True) from error
-        return self._log
+        """The log; opened once, also where many ask at the same time, and to the end, also where they give up."""
+        if self._log is not None:
+            return self._log
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._look_at)
+        try:
+            return await asyncio.shield(self._opening)
+        except (UnusableDatabase, Unavailable) as error:
+            raise Unreachable(str(error), certain=True) from error
 
-    async def _open(self) -> Ledger:
-        return await Ledger.open(
+    async def _open(self) -> Log:
+        self._ledger = self._ledger or await Ledger.open(
             self._url, metadata_bytes_max=self._metadata_bytes_max, late_write_s=self._late_write_s
         )
+        self._log = await self._ledger.log(self._environment)
+        return self._log
+
+    def _look_at(self, opening: asyncio.Task[Log]) -> None:
+        """Whatever came of it: the next one who asks tries again."""
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()
 
 
 async def _carry_out(log: Log, request: Request, idempotency: IdempotencyKey) -> Answer:
@@ -139,9 +156,20 @@ def _caller(body: bodies.NewRun | bodies.NewStatus | bodies.MetadataChange) -> C
     return Caller() if body.actor is None else Caller(actor=body.actor)
 
 
-def _absolute(url: str) -> str:
-    """The same database for a process in another folder."""
-    parsed = make_url(url)
+def absolute(url: str) -> str:
+    """
+    The same database for a process in another folder.
+
+    Raises:
+        BadSettings: It is no URL of a database.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise BadSettings(
+            f"{url!r} is neither the address of a server, such as http://127.0.0.1:8420, "
+            "nor the URL of a database, such as sqlite+aiosqlite:///run-ledger.db"
+        ) from error
     if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
         parsed = parsed.set(database=str(Path(parsed.database).absolute()))
     return parsed.render_as_string(hide_password=False)

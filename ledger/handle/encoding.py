@@ -25,6 +25,8 @@ from projections import values
 from projections.errors import BadValue
 from projections.size import DEPTH_MAX
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
 
 def encode(value: object) -> str:
     """
@@ -41,14 +43,14 @@ def encode(value: object) -> str:
 
 def _plain(value: object, levels: int) -> object:
     """*value* with what has a form in JSON in that form; what has none is left, to be refused with its place."""
-    if levels < 0:
-        return value
+    if levels < 0:  # Refused here: to walk all that refers to itself would take for ever.
+        raise BadValue("", f"nested deeper than {DEPTH_MAX} levels, perhaps because it refers to itself")
     if isinstance(value, enum.Enum):
         return _plain(value.value, levels - 1)
     if isinstance(value, dict):
-        return {key: _plain(member, levels - 1) for key, member in value.items()}
+        return {key: _inside(f".{key}", member, levels) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, levels - 1) for item in value]
+        return [_inside(f"[{index}]", item, levels) for index, item in enumerate(value)]
     if isinstance(value, dt.datetime):
         return _moment(value)
     if isinstance(value, dt.date | dt.time):
@@ -59,8 +61,17 @@ def _plain(value: object, levels: int) -> object:
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _plain(members, levels - 1)
+        return _plain(members, levels)
     return _foreign(value, levels)
+
+
+def _inside(place: str, value: object, levels: int) -> object:
+    if type(value) in _SCALARS:
+        return value
+    try:
+        return _plain(value, levels - 1)
+    except BadValue as error:
+        raise error.inside(place) from None
 
 
 def _foreign(value: object, levels: int) -> object:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError
 
 from ledger import bodies
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, RunNotFound, Unreachable
 from ledger.handle import configuration, current
 from ledger.handle.encoding import encode
 from ledger.handle.outbox import Outbox
+from ledger.handle.records import RunRecord
 from ledger.handle.reporter import Reporter
 from ledger.handle.requests import Reported, Request
 from ledger.run_ids import new_run_id
@@ -138,7 +139,7 @@ class Execution:
 
         Args:
             target: Whose metadata: `OWN`, `PARENT` or `ROOT`.
-            kind: `set`, `delete`, `append`, `remove`, `increment` or `update`.
+            kind: `set`, `delete`, `append`, `remove`, `increment`, `decrement` or `update`.
             key: Its key, None for `update`.
             value: Its value; not looked at for `delete`.
 
@@ -147,9 +148,12 @@ class Execution:
             BadPath: No operation may use the key.
             TypeError: The key is no text, or the value not of the kind that the operation needs.
         """
-        if key is not None:
-            _check_key(key, is_literal=kind == "delete") if type(key) is str else _refuse_key(key)
+        if kind != "update":
+            key = key if type(key) is str else _plain_key(key)
+            _check_key(key, is_literal=kind == "delete")
         text = None if kind == "delete" else _encoded(kind, key, value)
+        if kind == "decrement":
+            kind, text = "increment", _negative(str(text))
         outbox = self._outbox
         reported = Reported(outbox.target(target), kind, key, text, time.time_ns() // 1000)
         self._reporter.add(outbox, reported)
@@ -228,16 +232,42 @@ class Execution:
         configuration.executing(self)
         self._take_step(Status.EXECUTING)
 
+    def hand_on(self, error: BaseException | str | JsonObject | None = None) -> None:
+        """
+        The run waits for its next attempt: durable when this returns, before a queue learns of that attempt.
+
+        This attempt may report until it ends, with `finish(None)`.
+
+        Args:
+            error: Why there is to be another attempt.
+        """
+        self._take_step(Status.QUEUED, error=error_members(error))
+        with self._undisturbed():
+            self._reporter.wait(self.deliver_work)
+
     def finish(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> None:
-        """End the attempt, and wait until all of it is durable. In a copy of the process nothing happens."""
+        """
+        End the attempt, and wait until all of it is durable. In a copy of the process nothing happens.
+
+        Args:
+            status: The run's status from now on; None where somebody else says it, or it was said.
+            output: What it returned.
+            error: What went wrong.
+        """
         if self.end(status, output, error):
             with self._undisturbed():
                 self._reporter.wait(self.deliver_work)
 
     async def finished(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> None:
         """End the attempt, and await that all of it is durable. In a copy of the process nothing happens."""
         if self.end(status, output, error):
@@ -245,14 +275,18 @@ class Execution:
                 await self._reporter.waited(self.deliver_work)
 
     def end(
-        self, status: Status, output: object = None, error: BaseException | str | JsonObject | None = None
+        self,
+        status: Status | None,
+        output: object = None,
+        error: BaseException | str | JsonObject | None = None,
     ) -> bool:
         """End the attempt without waiting; False where it is over, or another process began it."""
         if not self.is_open or self._process != os.getpid():
             return False
         self.is_open = False
         configuration.executed(self)
-        self._take_step(status, output=self._outcome(output), error=error_members(error))
+        if status is not None:
+            self._take_step(status, output=self._outcome(output), error=error_members(error))
         return True
 
     def deliver_work(self) -> Coroutine[Any, Any, None]:
@@ -272,10 +306,11 @@ class Execution:
         self.end(Status.CRASHED, error=reason)
 
     def _take_step(self, status: Status, attempt: int | None = None, **members: str | None) -> None:
-        """Ask for a status; *members* are JSON text."""
+        """Ask for a status; *members* are JSON text. Where no attempt is known, the run's current one asks."""
+        by = attempt or self.attempt
         body = {
             "status": f'"{status.value}"',
-            "attempt": str(attempt or self.attempt or 1),
+            "attempt": None if by is None else str(by),
             "actor": None if self._reporter.actor is None else values.dump(self._reporter.actor),
             **members,
         }
@@ -288,7 +323,7 @@ class Execution:
             return None
         try:
             text = encode(output)
-        except BadValue as error:
+        except Exception as error:  # noqa: BLE001 - Values of other libraries may fail in their own ways.
             _logger.warning("the output of run %s is not recorded: %s", self.id, error)
             return None
         if size_bytes(text) > PAYLOAD_BYTES_MAX:
@@ -322,22 +357,31 @@ class Execution:
             WriteRefused: The run was not accepted.
         """
         await self._record(wanted_attempt)
-        if not self._outbox.is_cached:
+        if self._outbox.is_cached is False:
             return
-        try:
-            known = await self._reporter.backend.retrieve(self.id)
-        except LedgerError as error:
-            _logger.warning("the state of run %s is not known here: %s", self.id, error)
+        known = await self._known() if self._outbox.is_cached else None
+        if known is None:
+            if (wanted_attempt or 1) > 1:  # Should the run exist before this is delivered, it is under way again.
+                self._take_step(Status.EXECUTING)
+                await self._reporter.deliver(self._outbox)
             return
         self._outbox.know_family(known.parent, known.root)
         self._outbox.view.told(known.metadata, [])
-        was_begun = known.is_finished or known.status == Status.EXECUTING
+        was_begun = known.is_finished or known.started_at is not None
         self._outbox.attempt = max(wanted_attempt or 1, known.attempt + 1 if was_begun else known.attempt)
         if known.status == Status.EXECUTING:
             reason = f"attempt {known.attempt} ended without a word; attempt {self._outbox.attempt} begins"
             self._take_step(Status.CRASHED, known.attempt, error=error_members(reason))
         self._take_step(Status.EXECUTING)
         await self._reporter.deliver(self._outbox)
+
+    async def _known(self) -> RunRecord | None:
+        """The run as the ledger has it; None where it does not answer."""
+        try:
+            return await self._reporter.backend.retrieve(self.id)
+        except LedgerError as error:
+            _logger.warning("the state of run %s is not known here: %s", self.id, error)
+            return None
 
 
 def begin_work(
@@ -364,11 +408,11 @@ def begin_work(
     if parent is None and around is not None:
         parent, root = around.id, around.root or (around.id if around.parent is None else None)
     body = {
-        "id": run_id or new_run_id(),
+        "id": new_run_id() if run_id is None else run_id,
         "task": task,
         "parentRunId": parent,
         "metadata": values.load(encode({} if metadata is None else metadata)),
-        "tags": list(tags),
+        "tags": values.canonical(tags if isinstance(tags, str) else list(tags)),
         "payload": None if payload is None else values.load(encode(payload)),
         "status": status.value,
         "attempt": attempt or 1,
@@ -389,7 +433,7 @@ def begin_work(
     )
     outbox.waits_for_parent = waits_for_parent
     execution = Execution(reporter, outbox, around=around)
-    text = values.dump(body)  # type: ignore[arg-type]
+    text = values.dump(body)
     reporter.add_request(outbox, Request("create", outbox.run_id, text))
     begins = execution._begin if begins_again else execution._record  # noqa: SLF001 - Two halves of one thing.
     return execution, lambda: begins(attempt)
@@ -441,6 +485,43 @@ def begin(
     return execution
 
 
+def conclude(
+    run_id: str,
+    status: Status,
+    error: BaseException | str | JsonObject | None = None,
+    *,
+    attempt: int | None = None,
+) -> None:
+    """
+    Say how an attempt ended whose own process cannot say it: it is gone, or was told to go.
+
+    What is said is durable when this returns. Nothing happens where the run is over already, or unknown.
+
+    Args:
+        run_id: The run.
+        status: The run's status from now on.
+        error: What went wrong.
+        attempt: The attempt that ended, None for the current one; nothing happens where a later one began.
+
+    Raises:
+        BadSettings: A setting cannot be used.
+    """
+    reporter = configuration.reporter()
+    outbox = Outbox(run_id, attempt=attempt)
+    try:
+        known = reporter.wait(lambda: reporter.backend.retrieve(run_id))
+    except RunNotFound:
+        if not reporter.backlog.holds(run_id, "create"):
+            return
+    except Unreachable as reason:
+        _logger.warning("the state of run %s is not known here: %s", run_id, reason)
+    else:
+        if known.is_finished or (attempt is not None and attempt < known.attempt):
+            return
+        outbox.attempt = known.attempt
+    Execution(reporter, outbox).finish(status, error=error)
+
+
 def attach() -> Execution | None:
     """The run that this process was started for, as the environment variables say; None where they are wrong."""
     try:
@@ -451,7 +532,10 @@ def attach() -> Execution | None:
         _logger.warning("nothing is reported about run %s: %s", os.environ.get(current.RUN_ID), error)
         return None
     assert settings.run_id is not None
-    outbox = Outbox(settings.run_id, attempt=settings.run_attempt)
+    configuration.heed_signal()
+    outbox = Outbox(
+        settings.run_id, attempt=settings.run_attempt, parent=settings.run_parent, root=settings.run_root
+    )
     if settings.run_parent is not None and settings.run_root is not None:
         outbox.know_family(settings.run_parent, settings.run_root)
     return Execution(reporter, outbox)
@@ -464,12 +548,19 @@ def error_members(error: BaseException | str | JsonObject | None) -> str | None:
     if isinstance(error, BaseException):
         trace = "".join(traceback.format_exception(error))
         members: JsonObject = {
-            "message": _shown(str(error)),
+            "message": _shown(_text_of(error)),
             "name": type(error).__name__,
             "stackTrace": _shown(trace),
         }
         return values.dump(members)
     return values.dump({"message": _shown(error)} if isinstance(error, str) else error)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - Whatever it is, the run ends.
+        return "the error has no text that could be read"
 
 
 def _shown(text: str) -> str:
@@ -481,8 +572,8 @@ def _encoded(kind: str, key: str | None, value: object) -> str:
         text = encode(value)
     except BadValue as error:
         raise error.inside(f"{kind}({'' if key is None else repr(key)})") from None
-    if kind == "increment" and (text[0] not in "-0123456789" or isinstance(value, str)):
-        raise TypeError(f"increment({key!r}) takes a number, not {type(value).__name__}")
+    if kind in {"increment", "decrement"} and text[0] not in "-0123456789":
+        raise TypeError(f"{kind}({key!r}) takes a number, not {type(value).__name__}")
     if kind == "update" and text[0] != "{":
         raise TypeError(f"update takes an object, not {type(value).__name__}")
     return text
@@ -501,8 +592,17 @@ def _check_key(key: str, *, is_literal: bool) -> None:
     literal(key) if is_literal else parse_key(key)
 
 
-def _refuse_key(key: object) -> None:
-    raise TypeError(f"a key is text, not {type(key).__name__}")
+def _negative(number: str) -> str:
+    value = values.load(number)
+    assert isinstance(value, int | float)
+    return values.dump(-value)
+
+
+def _plain_key(key: object) -> str:
+    """The text of a key that is a kind of text, such as a member of a StrEnum."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, not {type(key).__name__}")
+    return str.__str__(key)
 
 
 def _faults(error: ValidationError) -> str:

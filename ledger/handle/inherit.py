@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 THREAD = "run-ledger-reporter"  # Name of the thread that delivers reports, for no run of its own.
 
+# What a run tells a program altogether: where to report to, and for whom. What is left of others does not count.
+_DECIDED = frozenset(
+    f"RUN_LEDGER_{name}"
+    for name in (
+        *("URL", "DATABASE_URL", "API_KEY", "ENVIRONMENT", "ACTOR", "SPOOL_DIR"),
+        *("RUN_ID", "RUN_ATTEMPT", "RUN_PARENT", "RUN_ROOT"),
+    )
+)
+
 _replaced: list[tuple[Any, str, Any, Any]] = []
 
 
@@ -87,7 +96,9 @@ def _program_start(original: Callable[..., Any]) -> Callable[..., Any]:
         execution = current.execution()
         if execution is not None and len(arguments) < 11:  # The eleventh positional argument would be env.
             given = options.get("env")
-            options["env"] = {**(os.environ if given is None else given), **execution.variables}
+            inherited = os.environ if given is None else given
+            others = {name: value for name, value in inherited.items() if name not in _DECIDED}
+            options["env"] = {**others, **execution.variables}
         original(self, *arguments, **options)
 
     return start

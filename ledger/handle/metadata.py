@@ -62,7 +62,7 @@ class Changes:
 
     def decrement(self, key: str, value: float = 1) -> Self:
         """Take from a number."""
-        return self._report("increment", key, -value)
+        return self._report("decrement", key, value)
 
     def update(self, value: object) -> Self:
         """Replace the whole object; what *value* does not hold is gone."""

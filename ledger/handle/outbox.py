@@ -76,6 +76,7 @@ class Outbox:
         view: The run's metadata.
         waits_for_parent: A parent that the ledger does not know yet is one that will come.
         is_due: A flush is planned.
+        planned: The event loop's timer for it.
         flushed_at: When the last flush ended, by the event loop's clock.
         is_cached: The ledger said that the run existed before it was to be created; None before it said anything.
     """
@@ -102,6 +103,7 @@ class Outbox:
         self.view = View(metadata)
         self.waits_for_parent = False
         self.is_due = False
+        self.planned: asyncio.TimerHandle | None = None
         self.flushed_at = float("-inf")
         self.is_cached: bool | None = None
         self.sending = asyncio.Lock()

@@ -14,7 +14,6 @@ in there goes out in its order before anything newer about the same run does.
 import asyncio
 import logging
 import random
-import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
@@ -74,14 +73,15 @@ class Reporter:
         self._background = Background()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovering: asyncio.Task[None] | None = None
-        self._away = False
+        self._away = False  # What is reported goes to the spool at once.
+        self._has_said_away = False
         self._closed = False
+        self._suspended = False  # What runs has ended, and nothing more begins.
         self._looked = False
         self._queued = 0
         self._queued_bytes = 0
         self._told: set[str] = set()
         self.lock = threading.Lock()
-        self.after_add: Callable[[], None] | None = None
         self.not_kept = 0
 
     @property
@@ -110,8 +110,6 @@ class Reporter:
             wake = self._note(outbox)
         if wake:
             self._background.call(self._plan, outbox)
-        if self.after_add is not None:
-            self.after_add()
 
     def add_request(self, outbox: Outbox, request: Request) -> None:
         """Take a request that is no operation."""
@@ -175,6 +173,8 @@ class Reporter:
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> "Future[_Result]":
         async def tracked() -> _Result:
+            if self._suspended:
+                raise asyncio.CancelledError
             result: _Result = await self._task(work())
             return result
 
@@ -206,21 +206,18 @@ class Reporter:
         """
         with self.lock:
             self._closed = True
-        if self._background.is_running:
-            self._background.submit(self._close(deadline_s)).result()
-            self._background.stop()
+        self._background.end(lambda: self._close(deadline_s))
 
     def suspend(self) -> None:
         """Before a fork: let go of thread, sockets and files, keep what is to be delivered."""
-        if self._background.is_running:
-            self._background.submit(self._suspend()).result()
-            self._background.stop()
+        self._background.pause(self._suspend)
         self.lock.acquire()
 
     def resume(self) -> None:
         """After a fork, in the process that forked: go on."""
         self._renew()
         self.lock.release()
+        self._background.go_on()
         for outbox in list(self._outboxes.values()):
             if outbox.items or outbox.requests:
                 self._background.call(self._plan, outbox)
@@ -266,10 +263,16 @@ class Reporter:
     def _plan(self, outbox: Outbox) -> None:
         loop = asyncio.get_running_loop()
         due = max(loop.time() + LINGER_S, outbox.flushed_at + self._interval_s)
-        loop.call_at(due, self._begin_delivery, outbox)
+        if outbox.planned is not None:  # For what a flush took since.
+            outbox.planned.cancel()
+        outbox.planned = loop.call_at(due, self._begin_delivery, outbox)
 
     def _begin_delivery(self, outbox: Outbox) -> None:
-        if outbox.items or outbox.requests:
+        if self._suspended or not (outbox.items or outbox.requests):
+            return
+        if asyncio.get_running_loop().time() + LINGER_S < outbox.flushed_at + self._interval_s:
+            self._plan(outbox)  # A flush came between.
+        else:
             self._task(self._deliver_safely(outbox))
 
     async def _deliver_safely(self, outbox: Outbox) -> None:
@@ -321,6 +324,7 @@ class Reporter:
             _logger.exception("a report about run %s could not be sent", outbox.run_id)
             self._on_refusal(outbox, request, unforeseen(request, error))
         else:
+            self._came_back()
             self._done(outbox)
             self._acknowledge(outbox, answer)
 
@@ -369,10 +373,12 @@ class Reporter:
         if outbox is not None:
             with self.lock:
                 outbox.refuse(refusal)
+                outbox.view.is_known = False
 
     def _refuse(self, outbox: Outbox, refusal: WriteRefused) -> None:
         with self.lock:
             outbox.refuse(refusal)
+            outbox.view.is_known = False  # It shows what was not accepted.
         self._warn(f"{outbox.run_id} {refusal.code}", "run %s: not accepted: %s", outbox.run_id, refusal)
 
     def _do_not_keep(self, outbox: Outbox, reason: str, operations: int) -> None:
@@ -414,11 +420,18 @@ class Reporter:
                 self._recover()
 
     def _went_away(self, error: Unreachable) -> None:
-        if not self._away:
-            self._away = True
+        self._away = True
+        if not self._has_said_away:
+            self._has_said_away = True
             _logger.warning(
                 "%s; what is reported is kept in %s until it can be delivered", error, self._backlog.spool.path
             )
+
+    def _came_back(self) -> None:
+        self._away = False
+        if self._has_said_away:
+            self._has_said_away = False
+            _logger.warning("the ledger answers again; what was kept has been delivered")
 
     def _recover(self) -> None:
         """See to it that the spools are delivered."""
@@ -428,18 +441,18 @@ class Reporter:
     async def _deliver_spools_in_time(self) -> None:
         delay = RETRY_S
         while True:
+            before = self._backlog.delivered
             try:
                 left = await self._backlog.deliver()
             except Unreachable as error:
                 self._went_away(error)
-            except (OSError, sqlite3.Error) as error:
-                self._warn("unreadable", "a spool in %s cannot be read: %s", self._folder, error)
             except Exception:  # Whatever it is, reporting goes on.
                 _logger.exception("what waits in %s could not be delivered", self._folder)
             else:
-                if self._away:
+                if not self._backlog.is_elsewhere:  # Else the other process knows.
                     self._away = False
-                    _logger.warning("the ledger answers again; what was kept has been delivered")
+                if self._backlog.delivered > before:
+                    self._came_back()
                 if not left:
                     return
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - So that many do not come at once.
@@ -451,7 +464,7 @@ class Reporter:
             self._recovering.cancel()
             with suppress(asyncio.CancelledError):
                 await self._recovering
-            with suppress(Unreachable, OSError, sqlite3.Error):
+            with suppress(Unreachable):
                 await self._backlog.deliver()
 
     # --- letting go ---
@@ -470,21 +483,22 @@ class Reporter:
         await self._backend.close()
 
     async def _suspend(self) -> None:
+        self._suspended = True
         await self._cancel()
         await self._backend.close()
 
     async def _cancel(self) -> None:
         """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := self._tasks - {asyncio.current_task()}:  # One that ends may begin another.
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
 
     def _renew(self) -> None:
         """Begin again with nothing open."""
         self._backend = self._make_backend()
         self._backlog = self._new_backlog()
+        self._suspended = False
         self._tasks = set()
         self._recovering = None
         self._looked = False

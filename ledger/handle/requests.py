@@ -123,7 +123,10 @@ class Answer:
 
 def run_path(run_id: str, version: str = "v1") -> str:
     """The HTTP path of a run."""
-    return f"/api/{version}/runs/{quote(run_id, safe='._:@+=-')}"
+    name = quote(run_id, safe="._:@+=-")
+    if name in {".", ".."}:  # As they are, clients take them for steps in the path.
+        name = name.replace(".", "%2E")
+    return f"/api/{version}/runs/{name}"
 
 
 def changes(

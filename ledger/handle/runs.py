@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ledger.handle.records import Change, RunRecord
+    from ledger.handle.reporter import Reporter
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -20,31 +22,41 @@ HISTORY_MAX = 1_000  # events in one answer, as over HTTP
 
 
 def _awaited(
-    work: Callable[Concatenate[Runs, _Arguments], Coroutine[Any, Any, _Result]],
+    work: Callable[Concatenate[Runs, Reporter, _Arguments], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[Runs, _Arguments], Coroutine[Any, Any, _Result]]:
     """Carried out in the background thread, awaited by the caller."""
 
     async def call(self: Runs, /, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
         from ledger.handle.configuration import reporter
 
-        return await reporter().waited(lambda: work(self, *arguments, **options))
+        made = reporter()
+        return await made.waited(lambda: work(self, made, *arguments, **options))
 
-    update_wrapper(call, work)
+    _describe(call, work)
     return call
 
 
 def _blocking(
-    work: Callable[Concatenate[Runs, _Arguments], Coroutine[Any, Any, _Result]],
+    work: Callable[Concatenate[Runs, Reporter, _Arguments], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[Runs, _Arguments], _Result]:
     """Carried out in the background thread while the caller waits: for code without an event loop."""
 
     def call(self: Runs, /, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
         from ledger.handle.configuration import reporter
 
-        return reporter().wait(lambda: work(self, *arguments, **options))
+        made = reporter()
+        return made.wait(lambda: work(self, made, *arguments, **options))
 
-    update_wrapper(call, work)
+    _describe(call, work)
     return call
+
+
+def _describe(call: Callable[..., object], work: Callable[..., object]) -> None:
+    """Let *call* look like *work*, which is given the reporter besides."""
+    update_wrapper(call, work)
+    shown = inspect.signature(work)
+    taken = [parameter for name, parameter in shown.parameters.items() if name != "_made"]
+    call.__signature__ = shown.replace(parameters=taken)  # type: ignore[attr-defined]
 
 
 class Runs:
@@ -56,19 +68,18 @@ class Runs:
 
     __slots__ = ()
 
-    async def _retrieve(self, run_id: str) -> RunRecord:
+    async def _retrieve(self, _made: Reporter, run_id: str) -> RunRecord:
         """
         A run with its metadata, payload, output and error.
 
         Raises:
             RunNotFound: There is no such run.
         """
-        from ledger.handle.configuration import reporter
-
-        return await reporter().backend.retrieve(run_id)
+        return await _made.backend.retrieve(run_id)
 
     async def _list(
         self,
+        _made: Reporter,
         *,
         status: str | Sequence[str] = (),
         task: str | Sequence[str] = (),
@@ -88,15 +99,14 @@ class Runs:
             ValueError: There is no such status, or the limit is out of its range.
             LedgerError: There is no run *after*.
         """
-        from ledger.handle.configuration import reporter
         from projections.lifecycle import parse_status
 
         _check_limit(limit, LIST_MAX)
         statuses = tuple(parse_status(name).value for name in _several(status))
-        return await reporter().backend.list(statuses, _several(task), limit, after)
+        return await _made.backend.list(statuses, _several(task), limit, after)
 
     async def _metadata(
-        self, run_id: str, *, version: int | None = None, at: datetime | None = None
+        self, _made: Reporter, run_id: str, *, version: int | None = None, at: datetime | None = None
     ) -> dict[str, Any]:
         """
         The metadata of a run: now, after its first *version* events, or as it stood at a moment.
@@ -109,17 +119,20 @@ class Runs:
         Raises:
             RunNotFound: There is no such run.
             NotFound: It has no such version, or did not exist then.
-            ValueError: Both are given, or the moment has no zone.
+            ValueError: Both are given, the version is below 1, or the moment has no zone.
         """
-        from ledger.handle.configuration import reporter
         from projections.times import parse_time
 
         if version is not None and at is not None:
             raise ValueError("ask for a version or for a moment, not for both")
+        if version is not None and version < 1:
+            raise ValueError(f"versions are 1 and above, not {version}")
         moment = None if at is None else parse_time(at)
-        return await reporter().backend.metadata(run_id, version, moment)
+        return await _made.backend.metadata(run_id, version, moment)
 
-    async def _history(self, run_id: str, *, after: int = 0, limit: int = HISTORY_MAX) -> list[Change]:
+    async def _history(
+        self, _made: Reporter, run_id: str, *, after: int = 0, limit: int = HISTORY_MAX
+    ) -> list[Change]:
         """
         What happened to a run, oldest first.
 
@@ -130,12 +143,12 @@ class Runs:
 
         Raises:
             RunNotFound: There is no such run.
-            ValueError: The limit is out of its range.
+            ValueError: The limit is out of its range, or *after* below 0.
         """
-        from ledger.handle.configuration import reporter
-
         _check_limit(limit, HISTORY_MAX)
-        return await reporter().backend.history(run_id, after, limit)
+        if after < 0:
+            raise ValueError(f"after must be a version, 0 for all of them, not {after}")
+        return await _made.backend.history(run_id, after, limit)
 
     retrieve = _awaited(_retrieve)
     retrieve_sync = _blocking(_retrieve)

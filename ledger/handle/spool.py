@@ -14,6 +14,7 @@ that key, and set aside after that.
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -50,6 +51,9 @@ CREATE INDEX IF NOT EXISTS entries_by_run ON entries (run_id);
 """
 
 _COLUMNS = "number, part, created_at, kind, run_id, body, operations, key, sent_at"
+
+
+_logger = logging.getLogger("ledger.handle")
 
 
 class SpoolFull(Exception):
@@ -128,6 +132,9 @@ class Spool:
             while not self._added(destination, requests):
                 self._make()
         except (OSError, sqlite3.Error) as error:
+            if self._put_aside_damaged(error):
+                self.add(destination, requests)
+                return
             raise SpoolFull(f"the spool {self.path} cannot be written: {error}") from error
 
     def holds(self, run_id: str, kind: Kind | None = None) -> bool:
@@ -228,6 +235,20 @@ class Spool:
         with self._open() as connection:
             connection.executescript(_SCHEMA)
 
+    def _put_aside_damaged(self, error: Exception) -> bool:
+        """Make room for a new file where this one is no database any more; it is kept under another name."""
+        if getattr(error, "sqlite_errorcode", None) not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            return False
+        damaged = self.path.with_suffix(f".damaged-{time.time_ns()}")
+        try:
+            self.path.rename(damaged)
+        except FileNotFoundError:  # Another process was faster.
+            return True
+        except OSError:
+            return False
+        _logger.warning("the spool %s is damaged (%s); it is kept as %s", self.path, error, damaged)
+        return True
+
     def _added(self, destination: str, requests: Sequence[Request]) -> bool:
         """Add in one transaction; False where the file was removed meanwhile, and with it what was added."""
         try:
@@ -265,8 +286,8 @@ class Spool:
         try:
             with self._open() as connection:
                 return connection.execute(query, parameters).fetchall()
-        except sqlite3.OperationalError:
-            if self.path.exists():
+        except sqlite3.OperationalError as error:
+            if self.path.exists() and not _has_no_table(error):
                 raise
             return []
 
@@ -280,7 +301,7 @@ class Spool:
             return
         with self._open() as connection:
             connection.execute("BEGIN EXCLUSIVE")  # Nobody is adding; who comes later sees that the file is gone.
-            if connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is None:
+            if not _has_entries(connection):
                 self.path.unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)
             connection.execute("ROLLBACK")
@@ -302,6 +323,20 @@ def all_spools(folder: Path, bytes_max: int) -> list[Spool]:
             with suppress(FileNotFoundError):
                 found.append((path.stat().st_mtime, path))
     return [Spool(path, bytes_max) for _, path in sorted(found)]
+
+
+def _has_entries(connection: sqlite3.Connection) -> bool:
+    try:
+        return connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        if _has_no_table(error):
+            return False
+        raise
+
+
+def _has_no_table(error: sqlite3.OperationalError) -> bool:
+    """The process that made the file ended before it made anything in it."""
+    return str(error).startswith("no such table")
 
 
 def _locked(lock: Path) -> int | None:

@@ -99,9 +99,17 @@ class Task(Generic[_Arguments, _Returned]):
     Args:
         function: Sync or async; it is given the payload, if it takes an argument.
         name: The task's name, that of the function unless given.
+
+    Raises:
+        TypeError: The function is a generator: to call one runs nothing of it.
     """
 
     def __init__(self, function: Callable[_Arguments, _Returned], name: str | None = None) -> None:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{getattr(function, '__name__', 'it')} is a generator, and a task is a function that runs "
+                "to its end; let a task loop over the generator"
+            )
         functools.update_wrapper(self, function)
         self.function = function
         self.name: str = name or str(getattr(function, "__name__", "task"))

@@ -20,7 +20,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/tasks/{task:path}/trigger"): {"payload": 1},
     ("POST", "/api/v1/runs"): {"task": "t"},
 }
-QUERIES = {"/api/v1/runs/{run_id}/metadata/diff": "?from=1&to=1"}
+QUERIES = {
+    "/api/v1/runs/{run_id}/metadata/diff": "?from=1&to=1",
+    "/api/v1/runs/{run_id}/metadata/explain": "?key=k",
+}
 
 # Every route of the application as (method, path): a new one is tested by being there.
 EVERY = sorted((method, route.path) for route in ROUTES for method in route.methods or () if method != "HEAD")

@@ -25,7 +25,14 @@ COMMANDS = {
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",
     "history": "Show what happened to a run",
+    "progress": "Audit a run's progress",
+    "diff": "Show what differs between two states of a run, or between two runs.",
+    "explain": "Show why a value is what it is",
     "runs": "List runs, newest first.",
+    "verify": "Verify every event, head and snapshot.",
+    "checkpoint": "Sign how many events every log has",
+    "erase": "Erase what ever stood at a key of a run",
+    "rebuild": "Fold every run anew from its events",
     "migrate": "Bring the database's tables up to date.",
 }
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

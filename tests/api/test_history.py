@@ -19,6 +19,16 @@ def test_an_event_has_exactly_these_members(api: Service) -> None:
     api.put("r", {"operations": operations, "actor": "ann", "attempt": 2}, {"traceparent": trace})
     api.move("r", "COMPLETED", output={"ok": True}, actor="bob")
     events = api.history()
+    did = [
+        {name: event.pop(name) for name in ("before", "after", "sizeBytes") if name in event} for event in events
+    ]
+    assert did == [
+        {"after": {"a": 1}, "sizeBytes": 7},
+        {"after": [1], "sizeBytes": 15},
+        {"before": [1], "sizeBytes": 7},
+        {"before": {"a": 1}, "after": {"z": 0}, "sizeBytes": 7},
+        {"sizeBytes": 7},
+    ]
     hashes = [event.pop("hash") for event in events]
     assert all(re.fullmatch("[0-9a-f]{64}", one) for one in hashes)
     assert len(set(hashes)) == 5
@@ -137,12 +147,13 @@ def test_paging_to_the_end_shows_every_event_once(long: Service, limit: int, ord
     seen, pages, cursor = [], 0, ""
     while True:
         page = long.get(f"/api/v1/runs/r/metadata/history?{query}{cursor}").json()
-        seen += [event["version"] for event in page["data"]]
+        versions = [event["version"] for event in page["data"]]
+        seen += versions
         pages += 1
+        assert page["pagination"].get("previous") == (None if pages == 1 else str(versions[0]))
         if "next" not in page["pagination"]:
-            assert page["pagination"] == {}
             break
-        assert page["pagination"] == {"next": str(seen[-1])}
+        assert page["pagination"]["next"] == str(seen[-1])
         cursor = f"&after={page['pagination']['next']}"
     assert seen == (list(range(1, 25)) if order == "asc" else list(range(24, 0, -1)))
     assert pages == -(-24 // limit)
@@ -170,23 +181,32 @@ def test_the_default_page_is_the_first_hundred_oldest_first(api: Service) -> Non
 
 
 @pytest.mark.parametrize(
-    ("query", "versions"),
+    ("query", "versions", "pagination"),
     [
-        ("after=24", []),
-        ("after=999", []),
-        (f"after={2**53}", []),
-        ("after=0&order=desc", []),
-        ("after=1&order=desc", []),
-        ("after=999&order=desc&limit=2", [24, 23]),
-        ("after=22", [23, 24]),
-        ("key=nothing", []),
-        ("key=n", [1]),
+        ("after=0&limit=2", [1, 2], {"next": "2"}),
+        ("after=24", [], {}),
+        ("after=999", [], {}),
+        (f"after={2**53}", [], {}),
+        ("after=0&order=desc", [], {}),
+        ("after=1&order=desc", [], {}),
+        ("after=999&order=desc&limit=2", [24, 23], {"next": "23"}),
+        ("after=22", [23, 24], {"previous": "23"}),
+        ("before=1", [], {}),
+        ("before=0", [], {}),
+        ("before=3", [1, 2], {"next": "2"}),
+        ("before=10&limit=2", [8, 9], {"next": "9", "previous": "8"}),
+        (f"before={2**53}&limit=2", [23, 24], {"previous": "23"}),
+        ("before=24&order=desc", [], {}),
+        ("before=22&order=desc", [24, 23], {"next": "23"}),
+        ("before=3&order=desc&limit=2", [5, 4], {"next": "4", "previous": "5"}),
+        ("key=nothing", [], {}),
+        ("key=n", [1], {}),
     ],
 )
-def test_a_page_at_the_edge(long: Service, query: str, versions: list[int]) -> None:
+def test_a_page_at_the_edge(long: Service, query: str, versions: list[int], pagination: dict[str, str]) -> None:
     page = long.get(f"/api/v1/runs/r/metadata/history?{query}").json()
     assert [event["version"] for event in page["data"]] == versions
-    assert page["pagination"] == ({"next": "23"} if len(versions) == 2 and "desc" in query else {})
+    assert page["pagination"] == pagination
 
 
 def test_a_key_finds_what_it_holds_and_what_holds_it(api: Service) -> None:

@@ -1,6 +1,7 @@
 """API keys: for every route, what a key opens and what nobody learns without the right one."""
 
 import hmac
+import logging
 import os
 import re
 import sqlite3
@@ -92,8 +93,10 @@ def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, rou
 
 @pytest.mark.parametrize("route", [route for route in KEYED if not route[1].endswith("/live")])
 def test_the_scope_that_a_route_asks_for_opens_it(api: Service, route: tuple[str, str]) -> None:
-    Keyed(api).create("r", metadata={"k": 0})
+    everything = Keyed(api)
+    everything.create("r")
     for scope in (need_of(route).action, "admin"):
+        everything.put("r")  # Something to erase.
         answer = Keyed(api, scopes=[scope]).call(route)
         assert answer.status_code in {200, 201}, answer.text
         assert int(answer.headers["x-ratelimit-remaining"]) == 9_999
@@ -473,6 +476,7 @@ def test_a_last_use_that_cannot_be_written_harms_no_request(
         await ring._writing
 
     assert key.get("/api/v1/runs").status_code == 200
+    caplog.set_level(logging.WARNING, "ledger.keyring")  # Commands that ran in this process raise it.
     with monkeypatch.context() as patched:
         patched.setattr(api._ledger._store, "write", failing)
         api._runner.run(written())
@@ -636,6 +640,53 @@ def test_whatever_a_restricted_key_asks_of_the_list_hidden_runs_stay_hidden(
     answer = Keyed(lasting, name, ["read:tasks:mine"]).get(path)
     assert '"id":"m"' in answer.text
     assert "hidden" not in answer.text
+
+
+def test_a_restricted_key_pages_through_its_runs_only_as_they_stood(api: Service) -> None:
+    everything = Keyed(api)
+    for number in range(12):
+        everything.create(f"r{number}", task="mine" if number % 3 else "other", metadata={"then": True})
+    moment = "2023-11-14T22:13:20Z"
+    api.now += SECOND
+    everything.create("later", task="mine")
+    for number in range(12):
+        everything.request("PUT", f"/api/v1/runs/r{number}/metadata", json={"metadata": {"then": False}})
+        everything.request("POST", f"/api/v1/runs/r{number}/status", json={"status": "EXECUTING"})
+    key = Keyed(api, scopes=["read:tasks:mine"])
+    expected = [f"r{number}" for number in reversed(range(12)) if number % 3]
+    for status in ("", "&filter[status]=QUEUED"):
+        found: list[str] = []
+        query = ""
+        while True:
+            page = key.get(f"/api/v1/runs?asOf={moment}&page[size]=3{status}{query}").json()
+            found += [run["id"] for run in page["data"] if run["metadata"] == {"then": True}]
+            if "next" not in page["pagination"]:
+                break
+            query = f"&page[after]={page['pagination']['next']}"
+        assert found == expected
+    assert key.get(f"/api/v1/runs?asOf={moment}&filter[status]=EXECUTING").json()["data"] == []
+    assert key.get(f"/api/v1/runs?asOf={moment}&filter[taskIdentifier]=other").json()["data"] == []
+    for cursor in ("after", "before"):
+        hidden, absent = (key.get(f"/api/v1/runs?asOf={moment}&page[{cursor}]={run}") for run in ("r3", "r99"))
+        assert problem(hidden, 400)["detail"] == absent.json()["detail"].replace("r99", "r3")
+
+
+def test_a_run_that_a_restricted_key_may_not_read_cannot_be_compared_with(api: Service) -> None:
+    everything = Keyed(api)
+    everything.create("mine", task="mine", metadata={"a": 1})
+    key = Keyed(api, scopes=["read:tasks:mine", "read:tags:mine", "write"])
+    path = "/api/v1/runs/{}/metadata/diff?toRun={}"
+    queries = ("", "&to=1", "&to=9", "&from=9", "&to=2000-01-01T00:00:00Z")
+    absent = [key.get(path.format("mine", "other") + query) for query in queries]
+    everything.create("other", task="other", metadata={"secret": 1})
+    for query, before in zip(queries, absent, strict=True):
+        assert problem(before, 404)["code"] == "run-not-found"
+        assert seen(key.get(path.format("mine", "other") + query)) == seen(before)
+    assert problem(key.get(path.format("other", "mine")), 404)["code"] == "run-not-found"
+    everything.create("third", task="other", tags=["mine"], metadata={"a": 2})
+    for reader in (key, everything):
+        assert reader.get(path.format("mine", "third")).json() == [{"op": "replace", "path": "/a", "value": 2}]
+    assert "secret" in everything.get(path.format("mine", "other")).text
 
 
 def test_relatives_that_a_restricted_key_may_not_read_are_left_out(api: Service) -> None:

@@ -15,7 +15,13 @@ from tests.api.service import JSON, Service, problem, service
 CREATE, TRIGGER = "/api/v1/runs", "/api/v1/tasks/t/trigger"
 STATUS, METADATA = "/api/v1/runs/r/status", "/api/v1/runs/r/metadata"
 WRITES = [("POST", CREATE), ("POST", TRIGGER), ("POST", STATUS), ("PUT", METADATA)]
-READS = ["/api/v3/runs/r", "/api/v1/runs", "/api/v1/runs/r/metadata", "/api/v1/runs/r/metadata/history"]
+READS = [
+    "/api/v3/runs/r",
+    "/api/v1/runs",
+    "/api/v1/runs/r/metadata",
+    "/api/v1/runs/r/metadata/history",
+    "/api/v1/runs/r/metadata/progress",
+]
 
 
 @pytest.fixture(scope="module")

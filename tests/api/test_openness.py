@@ -11,6 +11,8 @@ ROUTES = {
     "/api/v1/runs/r/status": "POST",
     "/api/v1/runs/r/metadata": "GET, HEAD, PUT",
     "/api/v1/runs/r/metadata/history": "GET, HEAD",
+    "/api/v1/runs/r/verify": "GET, HEAD",
+    "/api/v1/runs/r/metadata/progress": "GET, HEAD",
     "/healthz": "GET, HEAD",
     "/readyz": "GET, HEAD",
 }

@@ -1,1 +1,1 @@
-"""Tests of what a job holds of the ledger."""
+"""Tests of the Python handle, on a server and on a database."""

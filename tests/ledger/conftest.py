@@ -1,7 +1,6 @@
-"""Tests here may be coroutines; every test has an event loop of its own, which its fixtures share."""
+"""Every test has an event loop of its own, which its fixtures share."""
 
 import asyncio
-import inspect
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,20 +9,9 @@ from typing import Any
 import pytest
 
 from ledger.ledger import Ledger, Log
-from tests.ledger.support import Clock, Database
+from tests.ledger.support import Clock, Database, check_sound
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
-    runner = pyfuncitem.funcargs["runner"]
-    assert isinstance(runner, asyncio.Runner)
-    runner.run(pyfuncitem.obj(**arguments))
-    return True
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +38,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Database:
-    """A database without rows, one for each engine."""
-    return Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
+def database(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Iterator[Database]:
+    """A database without rows, one for each engine. What a test leaves in it has to verify."""
+    database = Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
+    yield database
+    if request.node.get_closest_marker("altered") is None:
+        check_sound(database.path)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "altered: the test alters its database behind the ledger's back")
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ledger.faults import Report
 from ledger.ledger import Changed, Created, Ledger, Log, Moved
+from ledger.sqlite import file_faults, inspect_file
+from ledger.verify import verify_all
 from ledger.writes import NOBODY, Caller, ChangeMetadata, ChangeStatus, CreateRun, IdempotencyKey
 from projections.errors import Refusal
 from projections.events import Event
@@ -60,6 +63,15 @@ class Database:
         return {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
 
 
+def check_sound(path: Path) -> Report:
+    """Verify a database that nobody altered: the last step of any test that made a history."""
+    report = inspect_file(path, verify_all)
+    assert [str(fault) for fault in report.faults] == []
+    assert report.is_sound
+    assert file_faults(path) == []
+    return report
+
+
 def once(key: str, request: str = "request") -> IdempotencyKey:
     return IdempotencyKey(key, request.encode())
 
@@ -107,6 +119,7 @@ __all__ = [
     "Database",
     "Ledger",
     "change",
+    "check_sound",
     "create",
     "events",
     "fields_of",

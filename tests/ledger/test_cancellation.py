@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ledger import sqlite, writer
-from ledger.errors import Busy, Overloaded
+from ledger import sqlite, statements, writer
+from ledger.errors import Busy, Overloaded, RunNotFound, StorageFailed
 from ledger.ledger import Changed, Ledger, Log
 from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
@@ -150,21 +150,49 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
         doomed = [asyncio.create_task(log.history("run_1", limit=5)) for _ in range(12)]
         for _ in range(ticks):
             await asyncio.sleep(0)
-        begun = list(ledger._store._reads)
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
-        await asyncio.gather(*begun, return_exceptions=True)
-        assert not [read for read in begun if read.cancelled()], "a read was cut short"
     await change(log, "run_1", ONE)
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}
-    await until(lambda: not ledger._store._reads)
-    pool = ledger._store._readers.sync_engine.pool
-    assert pool.checkedout() == 0  # type: ignore[attr-defined]
+    await every_reader_is_idle(ledger)
+    assert 1 <= len(ledger._store._idle) <= sqlite.READERS_MAX
+    assert not any(connection.in_transaction for connection in ledger._store._idle), "a read was cut short"
     with closing(sqlite3.connect(database.path, timeout=0)) as connection:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert busy == 0, "a reader was left in its transaction"
+
+
+async def every_reader_is_idle(ledger: Ledger) -> None:
+    """Wait for every read that was begun, also those that nobody waits for any more."""
+    while ledger._store._reads:
+        await asyncio.wait(ledger._store._reads)
+
+
+async def test_a_read_that_fails_leaves_no_transaction_behind(
+    ledger: Ledger, log: Log, database: Database
+) -> None:
+    await create(log, "run_1")
+    for _ in range(9):
+        with pytest.raises(RunNotFound):
+            await log.history("nobody", limit=5)
+    await every_reader_is_idle(ledger)
+    assert not any(connection.in_transaction for connection in ledger._store._idle)
+    assert len(await events(log, "run_1")) == 1
+
+
+async def test_a_read_that_would_wait_for_something_else_is_a_fault_of_this_program(ledger: Ledger) -> None:
+    with pytest.raises(AssertionError, match="a read may wait for nothing but its statements"):
+        await ledger._store.read(lambda _: asyncio.sleep(0))
+
+
+async def test_a_reader_cannot_write(ledger: Ledger, log: Log) -> None:
+    await create(log, "run_1")
+    with pytest.raises(StorageFailed, match="readonly"):
+        await ledger._store.read(
+            lambda reader: reader.rows(statements.FREE_REFUSALS, environment_id=1, run=1, place=1)
+        )
 
 
 async def test_closing_carries_out_what_waits_and_refuses_what_comes_later(
@@ -189,7 +217,7 @@ async def test_closing_waits_for_the_reads_that_have_begun(ledger: Ledger, log: 
     await create(log, "run_1")
     reads = [asyncio.create_task(events(log, "run_1")) for _ in range(9)]
     reads[0].cancel()
-    await until(lambda: len(ledger._store._reads) == 8)
+    await asyncio.sleep(0)
     reads[1].cancel()
     await ledger.close()
     assert [len(found) for found in await asyncio.gather(*reads[2:])] == [1] * 7

@@ -52,6 +52,14 @@ def worker(database: Database, name: str, at_once: int, count: int) -> subproces
     )
 
 
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process that ends wrote and was not read; `communicate` would lose what readline has read ahead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        return process.stdout.read(), process.stderr.read()
+
+
 def read_answers(lines: list[str], asked: list[str], told: dict[str, int]) -> None:
     for line in lines:
         match line.split() if line.endswith("\n") else []:
@@ -105,7 +113,7 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(datab
         assert process.stderr is not None
         lines = [process.stdout.readline() for _ in range(chance.randint(1, 60))]
         process.send_signal(signal.SIGKILL)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = rest_of(process)
         assert process.returncode == -signal.SIGKILL, errors
         before = len(asked)
         read_answers(lines + rest.splitlines(keepends=True), asked, told)
@@ -159,7 +167,7 @@ async def test_one_killed_while_another_writes_does_not_disturb_it(database: Dat
             told[key] = answer.snapshot.version
             if n == 6:
                 process.kill()
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = rest_of(process)
         read_answers(lines + rest.splitlines(keepends=True), asked, told)
     await settle(log, asked, told)
     await check(log, database, asked, told)

@@ -20,7 +20,7 @@ from projections.errors import Refusal, TooLarge
 from projections.lifecycle import Status
 from projections.operations import Increment, Set
 from tests.ledger.chain_oracle import check_file
-from tests.ledger.support import Clock, Database, change, create, events, move, once
+from tests.ledger.support import Clock, Database, change, check_sound, create, events, move, once
 
 ONE = Increment(key="n", value=1)
 
@@ -217,6 +217,7 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
             ]
             assert (log.current("run_1").version, log.current("root").version) == (version + 3, root + 2)
             assert (await log.refusals("run_1"))[-1].number == refusals + 1
+    faults.plan(0, make)
     assert ledger._writer.is_alive
     check_file(database.path)
 
@@ -279,6 +280,7 @@ async def test_one_request_that_cannot_be_stored_fails_alone(
     assert check_file(database.path) == 12
 
 
+@pytest.mark.altered
 async def test_a_database_changed_behind_its_back_fails_one_run_and_no_other(
     log: Log, ledger: Ledger, database: Database
 ) -> None:
@@ -351,6 +353,7 @@ def test_a_full_disk_refuses_leaves_no_trace_and_recovers_without_a_restart(tmp_
     assert told == list(range(3, 3 + 2 * len(told), 2))
     assert (version, n) == (told[-1], len(told))
     assert check_file(path) == version
+    check_sound(path)
 
 
 async def test_a_database_that_cannot_be_written_is_said_so_and_still_read(

@@ -144,6 +144,7 @@ def test_pragmas_that_a_connection_may_set_open_no_way(connection: sqlite3.Conne
         refused(connection, f"REPLACE INTO {values(position='2')}")
 
 
+@pytest.mark.altered
 def test_a_new_event_can_be_appended(connection: sqlite3.Connection) -> None:
     before = everything(connection)
     connection.execute(f"INSERT INTO {values()}")
@@ -179,6 +180,7 @@ def test_while_an_erasure_is_open_only_what_was_not_hashed_may_change(
     connection.execute("ROLLBACK")
 
 
+@pytest.mark.altered
 def test_a_closed_erasure_can_be_committed_and_lets_nothing_more_through(
     connection: sqlite3.Connection, database: Database
 ) -> None:
@@ -214,6 +216,7 @@ def test_an_erasure_cannot_be_open_outside_a_transaction(connection: sqlite3.Con
         connection.execute(OPEN)
 
 
+@pytest.mark.altered
 @pytest.mark.parametrize("position", [0, 1, 2, -2, 10**9])
 def test_an_erasure_cannot_name_an_event_to_stay_open(connection: sqlite3.Connection, position: int) -> None:
     with pytest.raises(sqlite3.IntegrityError):

@@ -28,7 +28,7 @@ from projections.lifecycle import Status
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.runs import evolve_run
 from tests.ledger.chain_oracle import check_file
-from tests.ledger.support import ALL, SECOND, START, Clock, events, once
+from tests.ledger.support import ALL, SECOND, START, Clock, check_sound, events, once
 
 LIMIT = 200  # bytes
 FINISHED = {"COMPLETED", "FAILED"}
@@ -353,6 +353,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.runner.run(self.check_everything())
             self.runner.run(self.ledger.close())
             assert check_file(self.path) == self.model.position
+            assert check_sound(self.path).events == self.model.position
         finally:
             self.runner.close()
             self.folder.cleanup()

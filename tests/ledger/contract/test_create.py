@@ -46,7 +46,9 @@ async def test_a_new_run_has_one_event_that_says_everything(log: Log, clock: Clo
         payload={"rows": [1, None, "x"]},
         payload_type="application/json",
         metadata={"progress": 0.5, "ключ": "значение"},
+        idempotency_expires_at=START + 60_000_000,
     )
+    assert '"idempotencyExpiresAt":"2027-01-15T08:01:00.000000Z"' in event.data
     assert (event.position, event.run_id, event.version, event.type) == (1, "run_1", 1, "run.created")
     assert (event.actor, event.attempt, event.occurred_at, event.recorded_at) == ("ci", 3, None, START)
     assert event.headers == '{"onBehalfOf":"ann","traceparent":"00-1-2-01"}'

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
-from ledger import reads
+from ledger import history as history_of_runs
+from ledger import reads, sqlite
 from ledger.errors import BadCursor, RunNotFound
+from ledger.history import JUMP
 from ledger.ledger import Log
 from ledger.reads import Page
 from projections.events import Event, RunCreated
@@ -69,6 +71,9 @@ async def test_pages_in_both_orders_and_with_every_key_agree_with_brute_force(
     history = await long_history(log, chunk)
     assert [event.version for event in history] == list(range(1, len(history) + 1))
     monkeypatch.setattr(reads, "CHUNK", chunk)
+    if chunk < JUMP:
+        for bound in ("BLOCK", "AHEAD", "JUMP"):
+            monkeypatch.setattr(history_of_runs, bound, chunk)
     expected: dict[str | None, list[int]] = {key: await about(log, history, key) for key in KEYS}
     expected[None] = [event.version for event in history]
     assert {len(found) for found in expected.values()} > {0}
@@ -164,6 +169,18 @@ async def test_pages_of_runs_agree_with_brute_force(
             older_than_page = bool(newer) and whole[-1] != newer[-1]
             assert await page(limit, after=cursor) == (older[:limit], newer_than_page, len(older) > limit)
             assert await page(limit, before=cursor) == (newer[-limit:], len(newer) > limit, older_than_page)
+
+
+async def test_filters_may_hold_many_values_and_no_statement_is_kept_for_them(log: Log) -> None:
+    runs = await some_runs(log)
+    for count in (21, 1_000, 20_000):
+        tasks = ["import", *(f"t{number}" for number in range(count))]
+        found = await log.runs(limit=100, tasks=tasks, statuses=[Status.EXECUTING])
+        past = await log.runs_as_of(2**60, limit=100, tasks=tasks, statuses=[Status.EXECUTING])
+        expected = [run_id for run_id, task, status in runs if (task, status) == ("import", Status.EXECUTING)]
+        assert [run.id for run in found.items] == [run.id for run in past.items] == expected[::-1]
+    assert len(sqlite._asked) <= sqlite.STATEMENTS_KEPT
+    assert all(len(text) <= sqlite.TEXT_KEPT_MAX for text, _ in sqlite._asked.values())
 
 
 async def test_a_listed_run_is_the_run(log: Log) -> None:

@@ -44,14 +44,14 @@ async def test_storage_stays_within_a_constant_factor_and_time_travel_reads_few_
     assert sum(row["bytes"] for row in kept) <= stored
 
     read: list[int] = []
-    original = reads._events
+    original = reads.events_after
 
     async def counted(*arguments: Any) -> Any:
         found = await original(*arguments)
         read.append(sum(len(event.data.encode()) + EVENT_WEIGHT for event in found))
         return found
 
-    monkeypatch.setattr(reads, "_events", counted)
+    monkeypatch.setattr(reads, "events_after", counted)
     sums = [
         database.value(f"SELECT sum({weight}) FROM events WHERE version <= ?", [snapshot.version])
         for snapshot in snapshots
