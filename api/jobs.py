@@ -44,14 +44,16 @@ def execute(
     """
     execution = _begun(task, run_id, tags, first)
     variables = {} if execution is None else execution.variables
-    try:
-        process = subprocess.Popen(list(command), env={**os.environ, **variables})  # noqa: S603 - What was asked for.
-    except OSError as failure:
-        reason = f"{command[0]}: {failure.strerror}"
-        print(f"run-ledger: {reason}", file=sys.stderr)
-        _end(execution, Status.FAILED, {"message": reason, "name": type(failure).__name__}, None)
-        return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
-    with _signals_for(process) as told:
+    arguments = list(command)
+    with _signals() as signals:  # From before the command starts: it may be told to end at once.
+        try:
+            process = subprocess.Popen(arguments, env={**os.environ, **variables})  # noqa: S603 - What was asked for.
+        except OSError as failure:
+            reason = f"{command[0]}: {failure.strerror}"
+            print(f"run-ledger: {reason}", file=sys.stderr)
+            _end(execution, Status.FAILED, {"message": reason, "name": type(failure).__name__}, None)
+            return NOT_FOUND if isinstance(failure, FileNotFoundError) else NOT_EXECUTABLE
+        signals.pass_to(process)
         code = process.wait()
     error: JsonObject | None = None
     status = Status.COMPLETED
@@ -60,7 +62,7 @@ def execute(
         error = {"message": f"the command ended with exit code {code}", "name": "ExitCode"}
     elif code < 0:
         name = signal.Signals(-code).name
-        status = Status.CANCELED if told else Status.CRASHED
+        status = Status.CANCELED if signals.told else Status.CRASHED
         error = {"message": f"the command was ended by {name}", "name": name}
         code = 128 - code
     _end(execution, status, error, {"exitCode": code})
@@ -144,22 +146,46 @@ def _end(execution: Execution | None, status: Status, error: JsonObject | None, 
     configuration.close()
 
 
+class _Signals:
+    """
+    What this process is told while a command runs, and passes on to it.
+
+    Attributes:
+        told: The signals that came, in order.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self._early: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def pass_to(self, process: "subprocess.Popen[bytes]") -> None:
+        """Pass on to *process* what came before it was there, and what comes from now on."""
+        self._process = process
+        while self._early:
+            process.send_signal(self._early.pop(0))
+
+    def forward(self, number: int, _: object) -> None:
+        """Handle a signal that this process alone got."""
+        self.told.append(number)
+        if self._process is None:
+            self._early.append(number)
+        else:
+            self._process.send_signal(number)
+
+    def note(self, number: int, _: object) -> None:
+        """Handle a signal that the command got, too."""
+        self.told.append(number)
+
+
 @contextmanager
-def _signals_for(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Pass on what this process is told, and collect which signals those were."""
-    told: list[int] = []
-
-    def forward(number: int, _: object) -> None:
-        told.append(number)
-        process.send_signal(number)
-
-    def note(number: int, _: object) -> None:
-        told.append(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before |= {number: signal.signal(number, note) for number in FROM_THE_TERMINAL}
+def _signals() -> Iterator[_Signals]:
+    """Handle signals for a command until it has ended."""
+    signals = _Signals()
+    before = {number: signal.signal(number, signals.forward) for number in FORWARDED}
+    before |= {number: signal.signal(number, signals.note) for number in FROM_THE_TERMINAL}
     try:
-        yield told
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from api import jobs
 from tests.api.server import PATIENCE_S, command, environment, run_ledger
 
 PYTHON = sys.executable
@@ -119,6 +120,34 @@ def test_a_command_that_crashes_is_a_crashed_run(folder: Path) -> None:
     assert done.returncode == 128 + signal.SIGKILL
     assert history(folder, "r")[-1]["data"]["status"] == "CRASHED"
     assert history(folder, "r")[-1]["data"]["error"]["name"] == "SIGKILL"
+
+
+def test_a_signal_that_comes_while_the_command_starts_is_passed_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def told_at_once(arguments: list[str], **options: Any) -> Any:
+        process = start(arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    def unheeded(*_: object) -> None:
+        raise AssertionError("the signal was not taken for the command")
+
+    for name, value in variables(folder).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("api.jobs.subprocess.Popen", told_at_once)
+    before = signal.signal(signal.SIGTERM, unheeded)
+    try:
+        code = jobs.execute(["sleep", "1000"], task="t", run_id="r", tags=(), first={})
+        assert signal.getsignal(signal.SIGTERM) is unheeded
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert history(folder, "r")[-1]["data"]["status"] == "CANCELED"
 
 
 def test_a_signal_is_passed_on_and_the_run_is_canceled(folder: Path) -> None:
