@@ -21,6 +21,7 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata/progress", progress.get_progress, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/diff", history.get_diff, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/erase", proof.erase, methods=["POST"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),

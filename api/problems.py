@@ -44,6 +44,8 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.IdempotencyConflict: (422, "The idempotency key was used before"),
     ledger_errors.RunExists: (422, "The run id is taken"),
     ledger_errors.UnknownParent: (422, "No such parent run"),
+    ledger_errors.NothingToErase: (404, "Nothing to erase"),
+    ledger_errors.Unsound: (422, "The run does not verify"),
     ledger_errors.LateWrite: (422, "The run finished too long ago"),
     ledger_errors.BadCursor: (400, "No such cursor"),
     ledger_errors.Overloaded: (503, "Too many writes are waiting"),

@@ -747,7 +747,15 @@ class Log:
         where = self._environment
         return Verified(*await self._store.inspect(lambda view: verify_run(view, where.id, where.name, run_id)))
 
-    async def erase(self, run_id: str, path: Path, reason: str, caller: Caller = NOBODY) -> Erased:
+    async def erase(
+        self,
+        run_id: str,
+        path: Path,
+        reason: str,
+        caller: Caller = NOBODY,
+        *,
+        expected: frozenset[int] | None = None,
+    ) -> Erased:
         """
         Take what ever stood at a path out of a run's events, its metadata, snapshots and refusals.
 
@@ -755,13 +763,14 @@ class Log:
 
         Raises:
             RunNotFound: There is no such run.
+            WrongExpectedVersion: It has none of the *expected* versions, None for any.
             NothingToErase: Nothing ever stood there.
             Unsound: The run does not verify.
             ValueError: The reason is empty or too long.
             Unavailable: Nothing was written; try again.
         """
         outcome = await self._write(
-            EraseKey(run_id=run_id, path=path, reason=reason), caller, None
+            EraseKey(run_id=run_id, path=path, reason=reason, expected=expected), caller, None
         )
         assert not isinstance(outcome, Replayed)
         return Erased(run_id, outcome.run.version, outcome.redacted)
