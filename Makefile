@@ -13,7 +13,7 @@ demo: $(VENV)/installed  ## Install, then watch a real job report its progress (
 	$(BIN)/run-ledger demo $(if $(KEEP),--keep)
 
 test: check  ## Install, check, and pass every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/installed-dev  ## Format, lint, types and import direction
 	$(BIN)/ruff format --check .
