@@ -1,27 +1,107 @@
 """
-Who may come in.
+Who may come in, and to which environment.
 
 A database in which no API key was ever made is open: anyone who reaches the server may read and write. So the
 server then listens on loopback addresses only, answers loopback names only (or any web page could reach it through
 a name that points here), and refuses forwarded headers (a proxy in front would let the world in).
+
+The first key closes it for good. From then on every request shows a key, and the key alone says which environment
+it works on. Both are looked up with every request, so what another process did holds from the next one on.
 """
 
+from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem
-from ledger.ledger import Log
+from api.problems import Problem, problem_of
+from api.rates import TOO_MANY, Rates
+from api.scopes import PUBLIC_PATHS
+from ledger.errors import KeyRefused, LedgerError
+from ledger.keys import ApiKey, read_key
+from ledger.ledger import Ledger, Log
+
+_CHALLENGE = 'Bearer realm="run-ledger"'
 
 
-class OpenAccess:
+class Access:
     """
-    The rules of an open ledger, in front of *app*. A request that may pass carries the log it may work on.
+    The door in front of *app*. A request that may pass carries the log it may work on.
 
     Args:
         app: What answers the requests that may pass.
-        log: The log of the environment that is open.
+        ledger: Whose keys open it.
+        log: The log of the environment that is served while there are no keys.
+        rate_limit: Requests a second that each key may make, 0 for any number.
+    """
+
+    def __init__(self, app: ASGIApp, ledger: Ledger, log: Log, rate_limit: int) -> None:
+        self._app = app
+        self._ledger = ledger
+        self._log = log
+        self._rates = Rates(rate_limit) if rate_limit else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or say why not."""
+        if scope["type"] == "http":
+            try:
+                send = self._admit(scope, send)
+            except Problem as problem:
+                await problem.response()(scope, receive, send)
+                return
+            except LedgerError as error:  # The database cannot be read.
+                await problem_of(error).response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope, send: Send) -> Send:
+        keys = self._ledger.keys
+        scope["run_ledger.ledger"] = self._ledger
+        is_public = scope["path"] in PUBLIC_PATHS
+        try:
+            is_open = keys.is_open
+        except LedgerError:
+            if not is_public:
+                raise
+            is_open = True  # Whether the process lives can be asked even while the database cannot be read.
+        if is_open or is_public:
+            if is_open:
+                _judge_origin(scope)
+            scope["run_ledger.log"] = self._log
+            return send
+        try:
+            key = keys.admit(_shown_key(scope))
+        except KeyRefused as refused:
+            raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
+        scope["run_ledger.key"] = key
+        scope["run_ledger.log"] = self._ledger.log_of(key.environment)
+        return send if self._rates is None else self._limit(self._rates, key, send)
+
+    def _limit(self, rates: Rates, key: ApiKey, send: Send) -> Send:
+        """Count a request of a key; every answer to it says how many more there may be."""
+        remaining = rates.take((key.environment.id, key.id))
+        if remaining == TOO_MANY:
+            raise rates.refusal()
+        headers = rates.headers(remaining)
+
+        def send_with_headers(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            return send(message)
+
+        return send_with_headers
+
+
+class Owner:
+    """
+    No door: the requests of a command that holds the database itself, whom no key could keep from anything.
+
+    Args:
+        app: What answers.
+        log: The log of the environment that was chosen.
     """
 
     def __init__(self, app: ASGIApp, log: Log) -> None:
@@ -29,14 +109,24 @@ class OpenAccess:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or say why not."""
-        if scope["type"] == "http":
-            problem = _judge(scope)
-            if problem is not None:
-                await problem.response()(scope, receive, send)
-                return
-            scope["run_ledger.log"] = self._log
+        """Pass a request on."""
+        scope["run_ledger.log"] = self._log
         await self._app(scope, receive, send)
+
+
+def may_stay(request: Request) -> bool:
+    """
+    Whether a request that goes on for long would be let in again: its key may have been revoked since, or the
+    first key of an open ledger made.
+
+    Raises:
+        Unavailable: The database cannot be read.
+    """
+    ledger: Ledger | None = request.scope.get("run_ledger.ledger")
+    if ledger is None:
+        return True
+    key: ApiKey | None = request.scope.get("run_ledger.key")
+    return ledger.keys.is_open if key is None else ledger.keys.is_valid(key)
 
 
 def is_loopback(host: str) -> bool:
@@ -49,21 +139,64 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _judge(scope: Scope) -> Problem | None:
+def _shown_key(scope: Scope) -> str:
+    """
+    The text behind `Authorization: Bearer`.
+
+    Raises:
+        Problem: 401; there is none, or more than one, or it is none that could be a key.
+    """
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not shown:
+        raise _unauthorized("no-key", "this ledger has API keys; send one as Authorization: Bearer rl_...")
+    if len(shown) > 1:
+        raise _unauthorized("bad-authorization", "there are several Authorization headers; send one")
+    scheme, _, text = shown[0].partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise _unauthorized("bad-authorization", "the Authorization header must be: Bearer and an API key")
+    return cast("bytes", text).strip(b" ").decode("latin-1")
+
+
+def _unauthorized(code: str, detail: str, *challenge: str) -> Problem:
+    """Source of the header: RFC 6750, section 3."""
+    headers = {"WWW-Authenticate": ", ".join((_CHALLENGE, *challenge))}
+    return Problem(401, code, "An API key is needed", detail, headers=headers)
+
+
+def _judge_origin(scope: Scope) -> None:
+    """
+    The rules of an open ledger.
+
+    Raises:
+        Problem: The request came from elsewhere, or shows a key of another ledger.
+    """
     hosts = []
     for name, value in scope["headers"]:
         if name == b"host":
             hosts.append(value)
+        elif name == b"authorization":
+            _refuse_key(value)
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
-            return _refusal(
+            raise _refusal(
                 400,
                 "forwarded",
                 f"the header {name.decode('latin-1')} says that a proxy forwards requests from elsewhere",
             )
     if not hosts or not all(map(_names_this_machine, hosts)):
         named = b", ".join(hosts).decode("latin-1")
-        return _refusal(421, "foreign-host", f"the Host header is {named!r}, not a name of this machine")
-    return None
+        raise _refusal(421, "foreign-host", f"the Host header is {named!r}, not a name of this machine")
+
+
+def _refuse_key(authorization: bytes) -> None:
+    """Keep what is meant for the environment of a key out of the one environment that is open."""
+    shown = read_key(authorization[7:].strip(b" ").decode("latin-1"))
+    if shown is not None:
+        raise _unauthorized(
+            "unknown-key",
+            f"this ledger has no API keys, and the one sent is of environment {shown.environment}; "
+            "check the address and the server's database, or send no key",
+            'error="invalid_token"',
+        )
 
 
 @lru_cache(maxsize=64)

@@ -8,10 +8,12 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from api import events, health, history, live, metadata, progress, proof, runs
-from api.access import OpenAccess
+from api.access import Access, Owner
 from api.problems import HANDLERS
+from api.scopes import guarded
 from api.streams import StreamLimits, Streams
 from ledger.ledger import Ledger, Log
+from ledger.settings import RATE_LIMIT_DEFAULT
 
 # The most asked for come first: routes are tried in order.
 ROUTES = (
@@ -21,6 +23,7 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata/progress", progress.get_progress, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/diff", history.get_diff, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
+    Route("/api/v1/runs/{run_id}/metadata/erase", proof.erase, methods=["POST"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
@@ -34,16 +37,30 @@ ROUTES = (
 )
 
 
-def create_app(ledger: Ledger, log: Log, stream_limits: StreamLimits | None = None) -> Starlette:
+def create_app(
+    ledger: Ledger,
+    log: Log,
+    *,
+    rate_limit: int = RATE_LIMIT_DEFAULT,
+    stream_limits: StreamLimits | None = None,
+    for_owner: bool = False,
+) -> Starlette:
     """
     Build the application on an open ledger, which it closes when it shuts down.
 
     Args:
-        ledger: What to close.
-        log: The log of the environment that is served.
+        ledger: What to serve, and to close.
+        log: The log of the environment that is served while there are no API keys.
+        rate_limit: Requests a second that each key may make, 0 for any number.
         stream_limits: Bounds of live streams, the default ones unless given.
+        for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
     streams = Streams(stream_limits)
+    door = (
+        Middleware(Owner, log=log)
+        if for_owner
+        else Middleware(Access, ledger=ledger, log=log, rate_limit=rate_limit)
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -52,9 +69,9 @@ def create_app(ledger: Ledger, log: Log, stream_limits: StreamLimits | None = No
         await ledger.close()
 
     app = Starlette(
-        routes=ROUTES,
+        routes=[*map(guarded, ROUTES)],
         exception_handlers=HANDLERS,
-        middleware=[Middleware(OpenAccess, log=log)],
+        middleware=[door],
         lifespan=lifespan,
     )
     app.state.streams = streams

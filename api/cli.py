@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from api import history_commands, job_commands, progress_commands, proof_commands, watch_commands
+from api import history_commands, job_commands, key_commands, progress_commands, proof_commands, watch_commands
 from api.client import Client, Failed, path_of, without_controls
 from api.terminal import AsJson, DatabaseUrl, EnvironmentName, RunArgument, pretty_json
 from api.terminal import compact_json as _ascii
@@ -18,6 +18,7 @@ from api.terminal import print_json as _print_json
 from api.terminal import print_table as _print_table
 from api.terminal import run_work as _run
 from ledger.errors import LedgerError, UnusableDatabase
+from ledger.master import UnusableSecret
 from ledger.settings import BadSettings, load_settings
 
 cli = typer.Typer(
@@ -149,6 +150,7 @@ progress_commands.add_to(cli)
 watch_commands.add_to(cli)
 job_commands.add_to(cli)
 proof_commands.add_to(cli)
+key_commands.add_to(cli)
 
 
 def main() -> None:
@@ -156,7 +158,7 @@ def main() -> None:
     try:
         _check_arguments(sys.argv[1:])
         cli()
-    except (BadSettings, Failed, LedgerError, UnusableDatabase) as error:
+    except (BadSettings, Failed, LedgerError, UnusableDatabase, UnusableSecret) as error:
         print(f"run-ledger: {without_controls(str(error))}", file=sys.stderr)
         sys.exit(1)
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from ledger.settings import OPEN_ENVIRONMENT, Settings
+from ledger.settings import Settings, refuse_other_environment
 
 TIMEOUT_S = 30  # seconds for one answer
 SILENCE_S = 60  # seconds without a sign of life after which a live answer is asked for anew
@@ -174,14 +174,11 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
 
     Raises:
         Failed: There is no such database.
+        BadSettings: The server will not work on the environment that was chosen.
         UnusableDatabase: It cannot be opened.
     """
     if settings.url is not None:
-        if settings.environment != OPEN_ENVIRONMENT:
-            raise Failed(
-                f"a server without API keys serves the environment {OPEN_ENVIRONMENT} only, not "
-                f"{settings.environment}; leave out --environment, or RUN_LEDGER_URL to use the database itself"
-            )
+        refuse_other_environment(settings)
         key = settings.api_key
         headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
         async with httpx2.AsyncClient(base_url=settings.url, headers=headers, timeout=TIMEOUT_S) as http:
@@ -199,7 +196,7 @@ async def connect(settings: Settings) -> AsyncIterator[Client]:
         late_write_s=settings.late_write_s,
     )
     try:
-        app = create_app(ledger, await ledger.log(settings.environment))
+        app = create_app(ledger, await ledger.log(settings.environment), for_owner=True)
         async with httpx2.AsyncClient(transport=InProcess(app), base_url="http://localhost", timeout=None) as http:
             yield Client(http)
     finally:

@@ -5,6 +5,7 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api import scopes
 from api.problems import bad_request
 from api.rendering import entry_text, json_response, refusal_text, step_text
 from api.requests import (
@@ -59,6 +60,8 @@ async def get_diff(request: Request) -> Response:
     to_run = request.query_params.get("toRun")
     if to_run is not None and not RUN_ID.fullmatch(to_run):
         raise bad_request("bad-parameter", "toRun must be the id of a run")
+    if to_run is not None:
+        scopes.judge_other_run(request, to_run)
     start, end = point(request, "from"), point(request, "to")
     if to_run is None and start == Point():
         start = Point(version=1)

@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import AsyncGenerator
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from api.access import may_stay
 from api.events import FILTERS, selection_of
 from api.problems import bad_request
 from api.rendering import event_text
 from api.requests import VERSION_MAX, check_query, header, key_path, log_of, run_id_of
-from api.streams import EventStream, NoStream, Seat, Streams, frame, heartbeat, next_batch, opening
+from api.streams import EventStream, NoStream, Permit, Seat, Streams, frame, heartbeat, next_batch, opening
 from ledger.errors import BadCursor
 from ledger.feed import Cursor, FeedEvent
+from ledger.keys import ApiKey
 from projections import values
 from projections.events import RunStatusChanged
 from projections.runs import Run
@@ -53,9 +56,10 @@ async def run_live(request: Request) -> ASGIApp:
     if ends and after == run.version and run.status.is_completed:
         seat.give_back()
         return Response(status_code=204)  # Which tells an EventSource not to come back.
-    return EventStream(
-        seat, _run_chunks(seat, run, after, with_snapshot=with_snapshot and after is None, ends=ends)
+    chunks = _run_chunks(
+        seat, _permit(request), run, after, with_snapshot=with_snapshot and after is None, ends=ends
     )
+    return EventStream(seat, chunks)
 
 
 async def feed_live(request: Request) -> ASGIApp:
@@ -67,15 +71,14 @@ async def feed_live(request: Request) -> ASGIApp:
         return NoStream()
     subscription = log_of(request).subscribe(after=after, from_start=from_start, selection=selection)
     seat = await _streams(request).open(_caller(request), subscription)
-    return EventStream(seat, _feed_chunks(seat))
+    return EventStream(seat, _feed_chunks(seat, _permit(request)))
 
 
 async def _run_chunks(
-    seat: Seat, run: Run, after: int | None, *, with_snapshot: bool, ends: bool
+    seat: Seat, permit: Permit, run: Run, after: int | None, *, with_snapshot: bool, ends: bool
 ) -> AsyncGenerator[bytes]:
     """Frames of one run, up to its end where that is asked for."""
     subscription = seat.subscription
-    heartbeat_s = seat.streams.limits.heartbeat_s
     reached = run.version if after is None else after
     status = run.status
     text = opening(str(reached))
@@ -87,7 +90,7 @@ async def _run_chunks(
         if ending and subscription.is_caught_up:
             yield _finished(run.id, reached, status)
             return
-        entries = await next_batch(subscription, 0 if ending else heartbeat_s)
+        entries = await next_batch(subscription, permit, at_once=ending)
         if entries is None:
             return
         for entry in entries:
@@ -104,11 +107,11 @@ async def _run_chunks(
             yield heartbeat(str(reached)).encode()
 
 
-async def _feed_chunks(seat: Seat) -> AsyncGenerator[bytes]:
+async def _feed_chunks(seat: Seat, permit: Permit) -> AsyncGenerator[bytes]:
     """Frames of the feed."""
     subscription = seat.subscription
     yield opening(str(subscription.cursor)).encode()
-    while (entries := await next_batch(subscription, seat.streams.limits.heartbeat_s)) is not None:
+    while (entries := await next_batch(subscription, permit)) is not None:
         frames = (frame(_text(entry), id=str(subscription.cursor_at(entry.position))) for entry in entries)
         chunk = ("".join(frames) or heartbeat(str(subscription.cursor))).encode()
         del entries, frames  # A reader that stalls holds its bytes, and not the events as well.
@@ -207,5 +210,11 @@ def _streams(request: Request) -> Streams:
 
 
 def _caller(request: Request) -> str:
-    """Whose streams are counted together."""
-    return log_of(request).environment
+    """Whose streams are counted together: those of a key, or all where none is asked for."""
+    key: ApiKey | None = request.scope.get("run_ledger.key")
+    return log_of(request).environment if key is None else key.id
+
+
+def _permit(request: Request) -> Permit:
+    """Whether the caller would be let in again."""
+    return Permit(partial(may_stay, request), _streams(request).limits.heartbeat_s)

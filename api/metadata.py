@@ -17,6 +17,7 @@ from api.requests import (
     run_id_of,
     whole_number,
 )
+from api.scopes import judge_family
 from ledger.bodies import METADATA_CHANGE
 from ledger.writes import UnappliedOperation
 from projections import values
@@ -56,11 +57,9 @@ async def put_metadata(request: Request) -> Response:
     run_id = run_id_of(request)
     body, idempotency = await read(request, METADATA_CHANGE)
     log = log_of(request)
-    changed = await log.change(
-        body.command(run_id, expected_versions(request)),
-        caller_of(request, body.actor),
-        idempotency,
-    )
+    command = body.command(run_id, expected_versions(request))
+    judge_family(request, command)
+    changed = await log.change(command, caller_of(request, body.actor), idempotency)
     snapshot = changed.snapshot
     headers = {"ETag": f'"{snapshot.version}"'}
     if changed.is_replay:

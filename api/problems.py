@@ -3,11 +3,12 @@ Errors on the wire: RFC 9457 problem bodies, one table of status codes.
 
 Every body also carries `error`, the same text as `detail`, which the Trigger.dev SDK shows.
 
-When two statuses could apply, the earlier of these comes back: 400 or 421 for where the request came from; 404 and
-405 for the route; 415 and 413 for the body as a whole; 400, 413 and 422 for what it says; 422 for a reused
-idempotency key; 404 for an unknown run; 412 for a stale version; 422 for a late write or a step that the run
-cannot take; 400, 413 and 422 for what the operations would do. 409 is never used for a refusal, because the SDK
-would repeat the request.
+When two statuses could apply, the earlier of these comes back: 400 or 421 for where the request came from; 401 for
+its key; 429 for its rate; 404 and 405 for the route; 403 for what the key may do, or 404 where it may not know of
+the run; 415 and 413 for the body as a whole; 400, 413 and 422 for what it says; 422 for a reused idempotency key;
+404 for an unknown run; 412 for a stale version; 422 for a late write or a step that the run cannot take; 400, 413
+and 422 for what the operations would do. 409 is never used for a refusal, because the SDK would repeat the
+request.
 """
 
 import logging
@@ -36,11 +37,15 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     refusals.OutOfBounds: (422, "The result is out of bounds"),
     refusals.BadTransition: (422, "The run cannot take this status"),
     ledger_errors.RunNotFound: (404, "No such run"),
+    ledger_errors.KeyNotFound: (404, "No such API key"),
+    ledger_errors.KeyRefused: (401, "An API key is needed"),
     ledger_errors.VersionNotFound: (404, "No such version"),
     ledger_errors.WrongExpectedVersion: (412, "The run has another version"),
     ledger_errors.IdempotencyConflict: (422, "The idempotency key was used before"),
     ledger_errors.RunExists: (422, "The run id is taken"),
     ledger_errors.UnknownParent: (422, "No such parent run"),
+    ledger_errors.NothingToErase: (404, "Nothing to erase"),
+    ledger_errors.Unsound: (422, "The run does not verify"),
     ledger_errors.LateWrite: (422, "The run finished too long ago"),
     ledger_errors.BadCursor: (400, "No such cursor"),
     ledger_errors.Overloaded: (503, "Too many writes are waiting"),
@@ -125,12 +130,12 @@ def bad_request(code: str, detail: str, **members: Any) -> Problem:
 
 def run_not_found(run_id: str) -> Problem:
     """The same answer as for a run that does not exist."""
-    return _of_error(ledger_errors.RunNotFound(run_id))
+    return problem_of(ledger_errors.RunNotFound(run_id))
 
 
 async def on_error(_: Request, error: Exception) -> Response:
     """Render what the ledger or a rule refused."""
-    return _of_error(error).response()
+    return problem_of(error).response()
 
 
 async def on_problem(_: Request, error: Exception) -> Response:
@@ -192,7 +197,8 @@ def _methods_here(request: Request) -> set[str]:
     }
 
 
-def _of_error(error: Exception) -> Problem:
+def problem_of(error: Exception) -> Problem:
+    """The answer to what the ledger or a rule refused."""
     status, title = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
     if isinstance(error, ledger_errors.Unavailable):

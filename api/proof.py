@@ -1,11 +1,13 @@
-"""A run's chain, verified now."""
+"""A run's chain, verified now, and the erasure that leaves it whole."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.rendering import json_response, verified_members
-from api.requests import check_query, log_of, run_id_of
+from api.requests import caller_of, check_query, expected_versions, log_of, read, run_id_of
+from ledger.bodies import ERASURE
 from projections import values
+from projections.values import JsonObject
 
 
 async def get_verify(request: Request) -> Response:
@@ -15,3 +17,19 @@ async def get_verify(request: Request) -> Response:
     verified = await log_of(request).verify(run_id)
     text = values.dump(verified_members(run_id, verified.version, verified.report))
     return json_response(text, headers={"Cache-Control": "no-store"})
+
+
+async def erase(request: Request) -> Response:
+    """
+    Take what ever stood at a key out of a run.
+
+    A repeat finds nothing to erase, so an idempotency key makes no difference here.
+    """
+    run_id = run_id_of(request)
+    body, _ = await read(request, ERASURE)
+    command = body.command(run_id, expected_versions(request))
+    erased = await log_of(request).erase(
+        run_id, command.path, command.reason, caller_of(request, body.actor), expected=command.expected
+    )
+    answer: JsonObject = {"runId": run_id, "version": erased.version, "erased": erased.events}
+    return json_response(values.dump(answer), headers={"ETag": f'"{erased.version}"'})

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 
 from api.problems import Problem, bad_request, run_not_found
+from ledger.keys import ApiKey
 from ledger.ledger import Log
 from ledger.reads import Point
 from ledger.run_ids import RUN_ID
@@ -152,11 +153,14 @@ def has_version(request: Request, version: int) -> bool:
 
 
 def caller_of(request: Request, actor: str | None) -> Caller:
-    """Who asks: in an open ledger the name that the body gives."""
+    """Who asks: the key, and for whom the body says it does; in an open ledger the name that the body gives."""
     trace = header(request, b"traceparent")
     if trace is not None and not _TRACEPARENT.fullmatch(trace):
         trace = None  # A broken trace context is to be ignored, says W3C Trace Context.
-    return Caller(actor=actor or ANONYMOUS, traceparent=trace)
+    key: ApiKey | None = request.scope.get("run_ledger.key")
+    if key is None:
+        return Caller(actor=actor or ANONYMOUS, traceparent=trace)
+    return Caller(actor=key.name, on_behalf_of=actor, traceparent=trace)
 
 
 def check_query(request: Request, known: AbstractSet[str], *, repeatable: AbstractSet[str] = frozenset()) -> None:

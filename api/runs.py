@@ -6,6 +6,7 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api import scopes
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
@@ -35,7 +36,7 @@ _QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter
 async def create(request: Request) -> Response:
     """Create a run, or find the one that has this id already."""
     body, idempotency = await read(request, NEW_RUN)
-    created = await log_of(request).create(body.command(), caller_of(request, body.actor), idempotency)
+    created = await scopes.create(request, body.command(), caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": created.run_id, "version": created.version, "isCached": created.is_cached}
     return json_response(values.dump(answer), 200 if created.is_cached else 201, _replayed(created))
 
@@ -46,7 +47,7 @@ async def trigger(request: Request) -> Response:
     if not task.strip() or len(task) > NAME_CHARACTERS_MAX or not task.isprintable():
         raise bad_request("bad-task", f"a task has 1 to {NAME_CHARACTERS_MAX} printable characters")
     body, idempotency = await read(request, TRIGGER)
-    created = await log_of(request).create(body.command(task), caller_of(request, None), idempotency)
+    created = await scopes.create(request, body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
     return json_response(values.dump(answer), headers=_replayed(created))
 
@@ -55,7 +56,8 @@ async def retrieve(request: Request) -> Response:
     """Answer a run with its metadata, payload, output and error."""
     check_query(request, frozenset())
     details = await log_of(request).run(run_id_of(request))
-    return json_response(values.dump(details_members(details)))
+    shown = scopes.without_hidden_relatives(request, details)
+    return json_response(values.dump(details_members(shown)))
 
 
 async def set_status(request: Request) -> Response:
@@ -92,6 +94,7 @@ async def list_runs(request: Request) -> Response:
         "before": before,
         "statuses": _statuses(request),
         "tasks": _listed(request, "filter[taskIdentifier]"),
+        "within": scopes.readable(request),
     }
     if at is None:
         page = await log.runs(**filters)

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.access import is_loopback
 from api.app import create_app
 from api.streams import ABORT, StreamLimits
-from ledger.ledger import Ledger
+from ledger.ledger import Ledger, missing_file
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
 
@@ -59,7 +59,7 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
 
     Args:
         settings: Database and limits.
-        host: Address to listen on; an open ledger takes loopback addresses only.
+        host: Address to listen on; a ledger without API keys takes loopback addresses only.
         port: Port, 0 for any free one.
         ready: Called with the base URL once requests are answered.
 
@@ -67,18 +67,41 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
         BadSettings: The address cannot be used.
         UnusableDatabase: The database cannot be opened.
     """
-    if not is_loopback(host):
-        raise BadSettings(f"--host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1")
-    if settings.environment != OPEN_ENVIRONMENT:
-        raise BadSettings(
-            f"RUN_LEDGER_ENVIRONMENT is {settings.environment}: a ledger without API keys serves the environment "
-            f"{OPEN_ENVIRONMENT} only"
-        )
+    reason = _only_with_keys(settings, host)
+    if reason is not None and not asyncio.run(_has_keys(settings)):
+        raise BadSettings(reason)
     with (
         _listening(host.strip("[]"), port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, listener, ready))
+
+
+def _only_with_keys(settings: Settings, host: str) -> str | None:
+    """What only a ledger with API keys may do, in words; None if there is nothing of the kind."""
+    if not is_loopback(host):
+        return (
+            f"--host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1, "
+            "or make a key first: run-ledger keys create"
+        )
+    if settings.environment != OPEN_ENVIRONMENT:
+        return (
+            f"RUN_LEDGER_ENVIRONMENT is {settings.environment}: a ledger without API keys serves the environment "
+            f"{OPEN_ENVIRONMENT} only; make a key first: "
+            f"run-ledger keys create --environment {settings.environment}"
+        )
+    return None
+
+
+async def _has_keys(settings: Settings) -> bool:
+    """Whether a key was ever made; a database that does not exist is not made to find out."""
+    if missing_file(settings.database_url) is not None:
+        return False
+    ledger = await Ledger.open(settings.database_url)
+    try:
+        return not ledger.keys.is_open
+    finally:
+        await ledger.close()
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -98,8 +121,12 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         metadata_bytes_max=settings.metadata_bytes_max,
         late_write_s=settings.late_write_s,
     )
-    limits = StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max)
-    app = create_app(ledger, await ledger.log(OPEN_ENVIRONMENT), limits)
+    app = create_app(
+        ledger,
+        await ledger.log(OPEN_ENVIRONMENT),
+        rate_limit=settings.rate_limit,
+        stream_limits=StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max),
+    )
     config = uvicorn.Config(
         app,
         loop="none",

@@ -46,7 +46,8 @@ class StreamLimits:
     Bounds of live streams.
 
     Attributes:
-        heartbeat_s: Seconds of silence after which a comment is sent.
+        heartbeat_s: Seconds of silence after which, at the latest, a comment is sent, and from one judgement of
+            a stream's key to the next.
         stalled_s: Seconds after which a reader that takes no bytes is dropped.
         per_caller: Streams that one caller may have open.
     """
@@ -222,10 +223,52 @@ class NoStream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def next_batch(subscription: Subscription, timeout_s: float) -> Sequence[FeedEvent] | None:
-    """The next events, none after a silence; None once the subscription has ended or the log cannot be read."""
+class Permit:
+    """
+    Whether a stream may go on, asked once in a heartbeat however much it has to tell.
+
+    Args:
+        asked: Answers it: the key that opened the stream may have been revoked since.
+        heartbeat_s: Seconds from one question to the next.
+    """
+
+    def __init__(self, asked: Callable[[], bool], heartbeat_s: float) -> None:
+        self._asked = asked
+        self._heartbeat_s = heartbeat_s
+        self._clock = asyncio.get_running_loop().time
+        self._due = self._clock() + heartbeat_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it is asked again."""
+        return max(0.0, self._due - self._clock())
+
+    def holds(self) -> bool:
+        """
+        Whether the stream may go on.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        now = self._clock()
+        if now < self._due:
+            return True
+        self._due = now + self._heartbeat_s
+        return self._asked()
+
+
+async def next_batch(
+    subscription: Subscription, permit: Permit, *, at_once: bool = False
+) -> Sequence[FeedEvent] | None:
+    """
+    The next events, none when it is time for a heartbeat, or at once.
+
+    Returns:
+        None once the subscription has ended, the permit holds no more, or the log cannot be read.
+    """
     try:
-        return await subscription.next(timeout_s)
+        entries = await subscription.next(0 if at_once else permit.left_s)
+        return entries if permit.holds() else None
     except SubscriptionEnded:
         return None
     except Unavailable:

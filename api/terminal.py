@@ -30,7 +30,9 @@ DatabaseUrl = Annotated[
 ]
 EnvironmentName = Annotated[
     str | None,
-    typer.Option("--environment", help="Which environment to work in (dev unless set).", show_default=False),
+    typer.Option(
+        "--environment", help="Which environment to work in (dev unless set, or the key's).", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 RunArgument = Annotated[

@@ -13,6 +13,7 @@ from typing import Any
 
 from ledger import reads, statements
 from ledger.heads import Head, read_head
+from ledger.keys import Reach
 from ledger.reads import Reader
 from projections.events import RunCreated, RunStatusChanged, RunTagged, load_body
 from projections.lifecycle import Status
@@ -49,6 +50,7 @@ async def runs(
     before: str | None,
     statuses: tuple[Status, ...],
     tasks: tuple[str, ...],
+    within: Reach | None,
 ) -> RunsPage:
     """See `Log.runs_as_of`."""
     last = await _last_run_key(reader, environment_id, at)
@@ -56,10 +58,13 @@ async def runs(
     cursor = after if newest_first else before
     beyond = last + 1 if newest_first else 0
     if cursor is not None:
-        key = await reads.cursor_key(reader, environment_id, cursor)
+        key = await reads.cursor_key(reader, environment_id, cursor, within)
         beyond = min(key, beyond) if newest_first else key
     statement = statements.page_of_runs_as_of(
-        older_than=newest_first, statuses=tuple(status.value for status in statuses), tasks=tasks
+        older_than=newest_first,
+        statuses=tuple(status.value for status in statuses),
+        tasks=tasks,
+        within=within,
     )
     parameters: dict[str, Any] = {"environment_id": environment_id, "last": last, "count": CHUNK}
     if statuses:

@@ -8,11 +8,12 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from ledger.run_ids import RUN_ID, new_run_id
-from ledger.writes import ChangeMetadata, ChangeStatus, CreateRun
+from ledger.writes import REASON_CHARACTERS_MAX, ChangeMetadata, ChangeStatus, CreateRun, EraseKey
 from projections import values
 from projections.events import AnyStatus
 from projections.lifecycle import Status
-from projections.operations import AnyOperation, Object, Operation, Update, Value
+from projections.operations import AnyOperation, Key, Object, Operation, Update, Value
+from projections.paths import literal, parse_key
 from projections.size import (
     ATTEMPT_MAX,
     NAME_CHARACTERS_MAX,
@@ -88,6 +89,7 @@ def _ttl(value: object) -> int:
 
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
+Reason = Annotated[str, Field(max_length=REASON_CHARACTERS_MAX), AfterValidator(_name)]
 RunId = Annotated[str, AfterValidator(_run_id)]
 Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
@@ -239,7 +241,27 @@ class MetadataChange(_Wire):
             )
 
 
+class Erasure(_Wire):
+    """Erase what ever stood at a key, with all below it."""
+
+    key: Key
+    reason: Reason = Field(description="Why; it is recorded for ever.")
+    literal: bool = Field(default=False, description="The key is no path, although it starts with $. (a dot).")
+    actor: Name | None = None
+
+    def command(self, run_id: str, expected: frozenset[int] | None = None) -> EraseKey:
+        """
+        What it asks of the log for a run that has one of the *expected* versions.
+
+        Raises:
+            BadPath: A path that no operation may use.
+        """
+        path = literal(self.key) if self.literal else parse_key(self.key)
+        return EraseKey(run_id=run_id, path=path, reason=self.reason, expected=expected)
+
+
 NEW_RUN = TypeAdapter(NewRun)
 TRIGGER = TypeAdapter(Trigger)
 NEW_STATUS = TypeAdapter(NewStatus)
 METADATA_CHANGE = TypeAdapter(MetadataChange)
+ERASURE = TypeAdapter(Erasure)

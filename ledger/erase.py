@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from ledger import statements
 from ledger.chain import SALT_BYTES, commitment
 from ledger.commit import Committed
-from ledger.errors import NothingToErase, RunNotFound, Unsound
+from ledger.errors import NothingToErase, Unsound
 from ledger.group import Group, Transaction, headers_text
 from ledger.heads import Head
 from ledger.refold import Refold, read_event
@@ -46,14 +46,13 @@ def erase(
 
     Raises:
         RunNotFound: There is no such run.
+        WrongExpectedVersion: It has none of the versions that were expected.
         NothingToErase: Nothing ever stood at the path; the transaction is to be rolled back.
         Unsound: The run does not verify. To fold it anew would cover up what was done to it.
     """
     group = Group(transaction, environment, rules, now)
     group.read([Write(command, caller)])
-    head = group.found(command.run_id)
-    if head is None:
-        raise RunNotFound(command.run_id)
+    head = group.named(command.run_id, command.expected)
     _, report = verify_run(transaction, environment.id, environment.name, command.run_id)
     if not report.is_sound:
         raise Unsound(str(report.faults[0]))

@@ -4,7 +4,8 @@ What the ledger says when it does not do what it was asked.
     LedgerError
     ├── NotFound
     │   ├── RunNotFound         no such run in this environment
-    │   └── VersionNotFound     the run has no such version, or did not exist yet at that moment
+    │   ├── VersionNotFound     the run has no such version, or did not exist yet at that moment
+    │   └── KeyNotFound         no such API key
     ├── Conflict
     │   ├── WrongExpectedVersion    another writer was faster
     │   ├── IdempotencyConflict     the key was used for another request
@@ -14,6 +15,7 @@ What the ledger says when it does not do what it was asked.
     ├── Unsound                 what is stored does not verify, so it is not touched
     ├── BadCheckpoint           a checkpoint or its key cannot be trusted or used
     ├── LateWrite               the run finished too long ago
+    ├── KeyRefused              an API key is unknown, revoked or expired
     ├── BadCursor               a page was asked for after something that does not exist
     ├── SubscriptionEnded       closed by its reader or with the ledger
     ├── WriteRefused            what a job reported was not accepted, and why
@@ -77,6 +79,35 @@ class VersionNotFound(NotFound):
         )
         self.run_id = run_id
         self.last = last
+
+
+class KeyNotFound(NotFound):
+    """
+    No such API key.
+
+    Args:
+        key_id: The id that was asked for.
+    """
+
+    code = "key-not-found"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no API key with the id {key_id}; 'run-ledger keys list' shows all")
+        self.key_id = key_id
+
+
+class KeyRefused(LedgerError):
+    """
+    An API key opens nothing.
+
+    Args:
+        code: `unknown-key`, `revoked-key` or `expired-key`.
+        reason: In words.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{reason}; make another with 'run-ledger keys create'")
+        self.code = code
 
 
 class Conflict(LedgerError):

@@ -76,7 +76,7 @@ def read_run(row: Mapping[str, Any]) -> Run:
 
 
 def read_tags(text: str) -> tuple[str, ...]:
-    """Tags from the text that they are stored as."""
+    """The tags of a run from their stored text."""
     if text == "[]":
         return ()
     tags = values.load(text)

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import as_of, feed, history, reads, statements
@@ -26,10 +27,13 @@ from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
 from ledger.group import Transaction
+from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
+from ledger.keyring import Keyring
+from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.rebuild import Discrepancy, repair
-from ledger.sqlite import SqliteStore
+from ledger.sqlite import SqliteStore, named_file
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import Claim, grow, origin, verify_run
 from ledger.writer import Writer
@@ -77,6 +81,36 @@ class Current(NamedTuple):
     text: str
     version: int
     size_bytes: int
+
+
+class Relative(NamedTuple):
+    """
+    A run as far as a key's restriction is judged by it.
+
+    Attributes:
+        run_id: Its id.
+        task: Its task.
+        tags: Its tags.
+    """
+
+    run_id: str
+    task: str
+    tags: tuple[str, ...]
+
+
+class Family(NamedTuple):
+    """
+    A run and those above it.
+
+    Attributes:
+        own: The run.
+        parent: The run that started it, None without one.
+        root: The topmost run above it, None without one.
+    """
+
+    own: Relative
+    parent: Relative | None
+    root: Relative | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +216,21 @@ class Ledger:
     An open database.
 
     Use `open` to make one, and `close` when done: it carries out what is waiting.
+
+    Attributes:
+        rules: Limits and windows.
+        keys: The API keys of all environments.
     """
 
-    def __init__(self, store: SqliteStore, writer: Writer, rules: Rules, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, store: SqliteStore, writer: Writer, rules: Rules, subscriptions: Subscriptions, keys: Keyring
+    ) -> None:
         self._store = store
         self._writer = writer
         self._subscriptions = subscriptions
-        self._environments: dict[str, Environment] = {}
+        self._logs: dict[str, Log] = {}
         self.rules = rules
+        self.keys = keys
 
     @classmethod
     async def open(
@@ -220,12 +261,14 @@ class Ledger:
         rules = Rules(metadata_bytes_max, late_write_s)
         store = await _open_store(url)
         subscriptions = Subscriptions(store)
-        return cls(store, Writer(store, rules, clock, subscriptions.publish), rules, subscriptions)
+        writer = Writer(store, rules, clock, subscriptions.publish)
+        return cls(store, writer, rules, subscriptions, Keyring(store, clock))
 
     async def close(self) -> None:
         """Carry out the writes that are waiting, end the subscriptions, then close every connection."""
         await self._writer.close()
         await self._subscriptions.close()
+        await self.keys.close()
         await self._store.close()
 
     async def log(self, environment: str) -> "Log":
@@ -244,15 +287,29 @@ class Ledger:
                 f"{environment!r} cannot name an environment; "
                 "use at most 32 lower-case letters, digits and hyphens, a letter first"
             )
-        known = self._environments.get(environment)
+        known = self._logs.get(environment)
+        if known is not None:
+            return known
+        row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
+        if row is None:
+            environment_id = await self._store.write(partial(_add_environment, name=environment))
+        else:
+            environment_id = row["environment_id"]
+        return self.log_of(Environment(environment_id, environment))
+
+    def log_of(self, environment: Environment) -> "Log":
+        """The log of an environment that exists."""
+        known = self._logs.get(environment.name)
         if known is None:
-            row = await self._store.read(lambda reader: reader.row(statements.ENVIRONMENT, name=environment))
-            if row is None:
-                environment_id = await self._store.write(partial(_add_environment, name=environment))
-            else:
-                environment_id = row["environment_id"]
-            known = self._environments[environment] = Environment(environment_id, environment)
-        return Log(self._store, self._writer, known, self.rules, self._subscriptions)
+            known = self._logs[environment.name] = Log(
+                self._store, self._writer, environment, self.rules, self._subscriptions
+            )
+        return known
+
+    async def environments(self) -> list[Environment]:
+        """All environments, in the order in which they were first named."""
+        rows = await self._store.read(lambda reader: reader.rows(statements.ENVIRONMENTS))
+        return [Environment(row["environment_id"], row["name"]) for row in rows]
 
     async def repair(self, difference: Discrepancy) -> None:
         """
@@ -263,7 +320,7 @@ class Ledger:
             RunNotFound: There is no such run any more.
             Unavailable: Nothing was written; try again.
         """
-        environment = (await self.log(difference.environment)).environment_id
+        environment = (await self.log(difference.environment)).owner.id
         where = difference.environment, difference.run_id
         await self._store.write(lambda transaction: repair(transaction, environment, *where))
 
@@ -338,9 +395,9 @@ class Log:
         return self._environment.name
 
     @property
-    def environment_id(self) -> int:
-        """The number that comes first in every key of the environment."""
-        return self._environment.id
+    def owner(self) -> Environment:
+        """The environment that everything in it belongs to."""
+        return self._environment
 
     @property
     def is_writing(self) -> bool:
@@ -420,6 +477,20 @@ class Log:
             raise RunNotFound(run_id)
         return Current(*found)
 
+    def family(self, run_id: str) -> Family:
+        """
+        Task and tags of a run and of those above it, answered at once.
+
+        Raises:
+            RunNotFound: There is no such run.
+            Unavailable: The database cannot be read.
+        """
+        row = self._store.point(statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id})
+        if row is None:
+            raise RunNotFound(run_id)
+        own = Relative(run_id, row[0], read_tags(row[1]))
+        return Family(own, _relative(row[2:5]), _relative(row[5:8]))
+
     async def metadata(
         self, run_id: str, *, version: int | None = None, at: Microseconds | None = None
     ) -> Snapshot:
@@ -456,6 +527,7 @@ class Log:
         before: str | None = None,
         statuses: Sequence[Status] = (),
         tasks: Sequence[str] = (),
+        within: Reach | None = None,
     ) -> Page[Run]:
         """
         Runs, newest first.
@@ -466,6 +538,7 @@ class Log:
             before: Only runs newer than this run, the nearest ones, instead.
             statuses: Any of these; empty for all.
             tasks: Any of these; empty for all.
+            within: Only runs that a key may read, None for all.
 
         Raises:
             BadCursor: `after` or `before` names no run.
@@ -479,6 +552,7 @@ class Log:
                 before=before,
                 statuses=tuple(statuses),
                 tasks=tuple(tasks),
+                within=within,
             )
         )
 
@@ -491,6 +565,7 @@ class Log:
         before: str | None = None,
         statuses: Sequence[Status] = (),
         tasks: Sequence[str] = (),
+        within: Reach | None = None,
     ) -> RunsPage:
         """
         Runs as they stood at a moment, after the last event recorded by then; newest first.
@@ -502,6 +577,7 @@ class Log:
             before: Only runs newer than this run, the nearest ones, instead.
             statuses: That had any of these then; empty for all.
             tasks: Any of these; empty for all.
+            within: Only runs that a key may read now, None for all: it may then read their past, too.
 
         Raises:
             BadCursor: `after` or `before` names no run.
@@ -516,6 +592,7 @@ class Log:
                 before=before,
                 statuses=tuple(statuses),
                 tasks=tuple(tasks),
+                within=within,
             )
         )
 
@@ -753,7 +830,15 @@ class Log:
         where = self._environment
         return Verified(*await self._store.inspect(lambda view: verify_run(view, where.id, where.name, run_id)))
 
-    async def erase(self, run_id: str, path: Path, reason: str, caller: Caller = NOBODY) -> Erased:
+    async def erase(
+        self,
+        run_id: str,
+        path: Path,
+        reason: str,
+        caller: Caller = NOBODY,
+        *,
+        expected: frozenset[int] | None = None,
+    ) -> Erased:
         """
         Take what ever stood at a path out of a run's events, its metadata, snapshots and refusals.
 
@@ -761,12 +846,15 @@ class Log:
 
         Raises:
             RunNotFound: There is no such run.
+            WrongExpectedVersion: It has none of the *expected* versions, None for any.
             NothingToErase: Nothing ever stood there.
             Unsound: The run does not verify.
             ValueError: The reason is empty or too long.
             Unavailable: Nothing was written; try again.
         """
-        outcome = await self._write(EraseKey(run_id=run_id, path=path, reason=reason), caller, None)
+        outcome = await self._write(
+            EraseKey(run_id=run_id, path=path, reason=reason, expected=expected), caller, None
+        )
         assert not isinstance(outcome, Replayed)
         return Erased(run_id, outcome.run.version, outcome.redacted)
 
@@ -774,13 +862,44 @@ class Log:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))
 
 
-async def _open_store(url: str) -> SqliteStore:
+def _relative(columns: Sequence[str | None]) -> Relative | None:
+    run_id, task, tags = columns
+    return None if run_id is None or task is None or tags is None else Relative(run_id, task, read_tags(tags))
+
+
+def sqlite_file(url: str) -> FilePath | None:
+    """
+    The file of a SQLite database, None for another engine.
+
+    Raises:
+        UnusableDatabase: The URL is none, or names no file.
+    """
+    parsed = _parsed(url)
+    return named_file(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
+def missing_file(url: str) -> FilePath | None:
+    """
+    The file of a SQLite database that does not exist, None for one that does and for another engine.
+
+    Raises:
+        UnusableDatabase: The URL is none, or names no file.
+    """
+    path = sqlite_file(url)
+    return None if path is None or path.exists() else path
+
+
+def _parsed(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except ArgumentError as error:
         raise UnusableDatabase(
             f"{url!r} is not a database URL; write for example sqlite+aiosqlite:///run-ledger.db"
         ) from error
+
+
+async def _open_store(url: str) -> SqliteStore:
+    parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
         raise UnusableDatabase(
             f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"

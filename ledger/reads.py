@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
 from ledger.heads import Head, read_head, read_run
+from ledger.keys import Reach
 from ledger.refold import read_event
 from ledger.writes import Refused
 from projections import values
@@ -156,14 +157,20 @@ async def runs(
     before: str | None,
     statuses: tuple[Status, ...],
     tasks: tuple[str, ...],
+    within: Reach | None,
 ) -> Page[Run]:
     """See `Log.runs`."""
     newest_first = before is None
     cursor = after if newest_first else before
     beyond = 2**62 if newest_first else 0
     if cursor is not None:
-        beyond = await cursor_key(reader, environment_id, cursor)
-    page = partial(statements.page_of_runs, statuses=tuple(status.value for status in statuses), tasks=tasks)
+        beyond = await cursor_key(reader, environment_id, cursor, within)
+    page = partial(
+        statements.page_of_runs,
+        statuses=tuple(status.value for status in statuses),
+        tasks=tasks,
+        within=within,
+    )
     onwards, backwards = page(older_than=newest_first), page(older_than=not newest_first)
     rows = await reader.rows(onwards, environment_id=environment_id, after=beyond, count=limit + 1)
     found = [read_run(row) for row in rows[:limit]]
@@ -177,12 +184,15 @@ async def runs(
     return Page(found[::-1], has_next=behind, has_previous=more)
 
 
-async def cursor_key(reader: Reader, environment_id: int, cursor: str) -> int:
-    """The key of the run that a page of runs begins behind."""
+async def cursor_key(reader: Reader, environment_id: int, cursor: str, within: Reach | None) -> int:
+    """The key of the run that a page of runs begins behind, which has to be one that may be read."""
     try:
-        return (await head(reader, environment_id, cursor)).key
+        at = await head(reader, environment_id, cursor)
     except RunNotFound as error:
         raise BadCursor(cursor) from error
+    if within is not None and not within.holds(at.run.task, at.run.tags):
+        raise BadCursor(cursor)  # As if there were no such run.
+    return at.key
 
 
 async def metadata(

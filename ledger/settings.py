@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledger.master import SECRET_CHARACTERS_MIN
 from ledger.run_ids import RUN_ID
 from projections.size import ATTEMPT_MAX, METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX, NAME_CHARACTERS_MAX
 
 PREFIX = "RUN_LEDGER_"
 OPEN_ENVIRONMENT = "dev"  # The one environment that a ledger without API keys serves.
+RATE_LIMIT_DEFAULT = 1_000  # requests a second for each key: more than most servers answer
+RATE_LIMIT_MAX = 1_000_000  # requests a second; no process comes near it
 
 
 class BadSettings(Exception):
@@ -25,6 +28,14 @@ def _address(url: str) -> str:
     if not parts.hostname or parts.port == 0:  # Reading the port raises ValueError when it is none.
         raise ValueError("names no host")
     return url
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < SECRET_CHARACTERS_MIN:
+        raise ValueError(
+            f"it has fewer than {SECRET_CHARACTERS_MIN} characters; make one with: openssl rand -hex 32"
+        )
+    return secret
 
 
 def _state_folder() -> Path:
@@ -51,6 +62,8 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     environment: str = Field(default=OPEN_ENVIRONMENT, pattern=r"^[a-z][a-z0-9-]{0,31}$")
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
+    secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
+    rate_limit: int = Field(default=RATE_LIMIT_DEFAULT, ge=0, le=RATE_LIMIT_MAX)
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
 
     # Live streams: seconds of silence before a sign of life, seconds until a reader that takes no bytes is
@@ -90,4 +103,32 @@ def load_settings(**options: Any) -> Settings:
         fault = error.errors(include_url=False)[0]
         name = str(fault["loc"][0])
         source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+        if name in {"api_key", "secret"}:  # Neither a terminal nor a log is the place for it.
+            raise BadSettings(f"{source} cannot be used: {fault['msg'].lower()}") from None
         raise BadSettings(f"{source} is {fault['input']!r}: {fault['msg'].lower()}") from error
+
+
+def refuse_other_environment(settings: Settings) -> None:
+    """
+    Check that the environment that was chosen is the one that the server will work on.
+
+    Raises:
+        BadSettings: The key is of another one, or there is none and a server without keys serves another.
+    """
+    if settings.url is None or "environment" not in settings.model_fields_set:
+        return
+    from ledger.keys import environment_of  # noqa: PLC0415 - Few commands need it.
+
+    key = settings.api_key
+    served = None if key is None else environment_of(key.get_secret_value())
+    if served is not None and served != settings.environment:
+        raise BadSettings(
+            f"RUN_LEDGER_API_KEY is a key of environment {served}, not of {settings.environment}; "
+            "leave out --environment (RUN_LEDGER_ENVIRONMENT), or use another key"
+        )
+    if key is None and settings.environment != OPEN_ENVIRONMENT:
+        raise BadSettings(
+            f"a server without API keys serves the environment {OPEN_ENVIRONMENT} only, "
+            f"not {settings.environment}; set RUN_LEDGER_API_KEY to a key of that environment, leave out "
+            "--environment, or leave out RUN_LEDGER_URL to use the database itself"
+        )

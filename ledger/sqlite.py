@@ -85,7 +85,7 @@ class SqliteStore:
         Raises:
             UnusableDatabase: It is no database, a newer release wrote it, or it cannot be opened.
         """
-        path = _file(url)
+        path = named_file(url)
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         try:
             await asyncio.get_running_loop().run_in_executor(thread, _prepare_file, path, url)
@@ -151,14 +151,18 @@ class SqliteStore:
 
     def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
+        row: tuple[str, int, int] | None = self.point(
+            statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
+        )
+        return row
+
+    def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+        """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
         self._refuse_closed()
         try:
-            row: tuple[str, int, int] | None = self._point.execute(
-                _text(statements.CURRENT), {"environment_id": environment_id, "run_id": run_id}
-            ).fetchone()
+            return self._point.execute(_text(statement), parameters).fetchone()
         except sqlite3.Error as error:
             _translate(error)
-        return row
 
     async def last_position(self, environment_id: int) -> int:
         """The last position of an environment's log; answered at once."""
@@ -240,7 +244,7 @@ def file_of(url: URL) -> Path:
     Raises:
         UnusableDatabase: It names none, or a file that is not there.
     """
-    path = _file(url)
+    path = named_file(url)
     if not path.exists():
         raise UnusableDatabase(f"there is no database {path}; name another with --database-url")
     return path
@@ -529,7 +533,13 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _file(url: URL) -> Path:
+def named_file(url: URL) -> Path:
+    """
+    The file that a database URL names, whether it is there or not.
+
+    Raises:
+        UnusableDatabase: It names none, or one in no folder.
+    """
     if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
         raise UnusableDatabase(
             f"{url.render_as_string()} names no file; write sqlite+aiosqlite:///run-ledger.db, "

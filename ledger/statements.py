@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -25,7 +26,9 @@ from sqlalchemy import (
     update,
 )
 
+from ledger.keys import Reach
 from ledger.tables import (
+    api_keys,
     checkpoints,
     environments,
     erasures,
@@ -102,6 +105,51 @@ ADVANCE_LOG = (
     )
 )
 
+# All environments.
+ENVIRONMENTS = select(environments).order_by(environments.c.environment_id)
+
+# --- keys ---
+
+# Whether any key was ever made: the one question about keys that is not about one environment.
+ANY_API_KEY = select(api_keys.c.key_id).limit(1)
+
+# What a request needs to know of a key.
+API_KEY = select(
+    api_keys.c.digest,
+    api_keys.c.name,
+    api_keys.c.scopes,
+    api_keys.c.created_at,
+    api_keys.c.expires_at,
+    api_keys.c.last_used_at,
+    api_keys.c.revoked_at,
+).where(api_keys.c.environment_id == _environment, api_keys.c.key_id == bindparam("key_id"))
+
+# All keys of an environment, oldest first.
+API_KEYS = (
+    select(api_keys)
+    .where(api_keys.c.environment_id == _environment)
+    .order_by(api_keys.c.created_at, api_keys.c.key_id)
+)
+
+ADD_API_KEY = insert(api_keys)
+
+_this_key = api_keys.c.environment_id == bindparam("environment"), api_keys.c.key_id == bindparam("key")
+
+# Revoke a key at `now`; one that is revoked already keeps its time.
+REVOKE_API_KEY = (
+    update(api_keys).where(*_this_key, api_keys.c.revoked_at.is_(None)).values(revoked_at=bindparam("now"))
+)
+
+# A key was used at `used_at`; another process may have seen a later use.
+USE_API_KEY = (
+    update(api_keys)
+    .where(
+        *_this_key,
+        func.coalesce(api_keys.c.last_used_at, 0) < bindparam("used_at"),
+    )
+    .values(last_used_at=bindparam("used_at"))
+)
+
 # --- heads ---
 
 
@@ -139,6 +187,25 @@ LAST_VERSION = select(runs.c.version).where(
 # What the feed says of the runs that events belong to. `values` is a list of run keys.
 LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags).where(
     runs.c.environment_id == _environment, _any_of_values(runs.c.run_key)
+)
+
+# Task and tags of one run and of the two above it, with the ids of these: what a key's restriction is judged by.
+FAMILY = (
+    select(
+        runs.c.task,
+        runs.c.tags,
+        parents.c.run_id,
+        parents.c.task,
+        parents.c.tags,
+        roots.c.run_id,
+        roots.c.task,
+        roots.c.tags,
+    )
+    .outerjoin(
+        parents, (parents.c.environment_id == runs.c.environment_id) & (parents.c.run_key == runs.c.parent_key)
+    )
+    .outerjoin(roots, (roots.c.environment_id == runs.c.environment_id) & (roots.c.run_key == runs.c.root_key))
+    .where(runs.c.environment_id == _environment, runs.c.run_id == bindparam("run_id"))
 )
 
 ADD_HEADS = insert(runs)
@@ -180,7 +247,7 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 
 @_kept_for_usual_filters
 def page_of_runs(
-    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
 ) -> Select[tuple[object, ...]]:
     """
     Heads in the order of their creation, `count` of them after the run key `after`.
@@ -189,6 +256,7 @@ def page_of_runs(
         older_than: Newest first and older than `after`; else oldest first and newer.
         statuses: Any of these; empty for all.
         tasks: Any of these; empty for all.
+        within: Only runs that a key may read, None for all.
     """
     order = runs.c.run_key.desc() if older_than else runs.c.run_key.asc()
     beyond = runs.c.run_key < bindparam("after") if older_than else runs.c.run_key > bindparam("after")
@@ -197,18 +265,25 @@ def page_of_runs(
         page = page.where(runs.c.status.in_(statuses))
     if tasks:
         page = page.where(runs.c.task.in_(tasks))
+    if within is not None:
+        tag = func.json_each(runs.c.tags).table_valued("value").c.value
+        page = page.where(
+            runs.c.task.in_(sorted(within.tasks)) | exists(select(tag).where(tag.in_(sorted(within.tags))))
+        )
     return page
 
 
 @_kept_for_usual_filters
 def page_of_runs_as_of(
-    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...]
+    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
 ) -> Select[tuple[object, ...]]:
     """
     As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
     changed since the moment `at`, which may have had another one then.
     """
-    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks).where(runs.c.run_key <= bindparam("last"))
+    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks, within=within).where(
+        runs.c.run_key <= bindparam("last")
+    )
     if statuses:
         page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
     return page

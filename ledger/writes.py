@@ -165,11 +165,13 @@ class EraseKey:
         run_id: The run.
         path: What to erase, with all below it.
         reason: Why; it is recorded for ever.
+        expected: Versions that the run may have, None for any.
     """
 
     run_id: str
     path: Path
     reason: str
+    expected: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.reason) <= REASON_CHARACTERS_MAX or not self.reason.strip():

@@ -118,7 +118,7 @@ def executed(execution: Execution) -> None:
 
 
 def _load(given: dict[str, Any]) -> Any:
-    from ledger.settings import PREFIX, load_settings
+    from ledger.settings import PREFIX, load_settings, refuse_other_environment
 
     inherited = {name.removeprefix(PREFIX).lower(): value for name, value in current.inherited().items()}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -126,6 +126,7 @@ def _load(given: dict[str, Any]) -> Any:
     settings = load_settings(**decided)
     if "database_url" in decided and "url" not in decided:  # It wins over the environment variables.
         return settings.model_copy(update={"url": None})
+    refuse_other_environment(settings)
     return settings
 
 

@@ -66,7 +66,8 @@ def test_an_open_ledger_refuses_to_listen_for_others_in_one_line(call: Call, tmp
     done = call("serve", "--host", host, "--port", "0")
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        f"run-ledger: --host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1\n"
+        f"run-ledger: --host is {host}: a ledger without API keys answers this machine only; use 127.0.0.1, "
+        "or make a key first: run-ledger keys create\n"
     )
     assert list(tmp_path.iterdir()) == []
 

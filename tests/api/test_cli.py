@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "Serve the ledger over HTTP.",
     "exec": "Run any command as a run",
     "spool": "What could not be delivered",
+    "keys": "API keys: who may read and write over HTTP",
     "demo": "Start a server, run a real job beside it",
     "get": "Show a run's metadata, current or past.",
     "set": "Set one key of a run's metadata.",

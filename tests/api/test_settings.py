@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from api.client import connect
-from ledger.settings import BadSettings, load_settings
+from ledger import configure
+from ledger.settings import BadSettings, load_settings, refuse_other_environment
 from tests.api.server import Call, run_ledger, serving
 
 BAD = [
@@ -16,6 +17,8 @@ BAD = [
     ("RUN_LEDGER_METADATA_BYTES_MAX", "many"),
     ("RUN_LEDGER_METADATA_BYTES_MAX", ""),
     ("RUN_LEDGER_METADATA_BYTES_MAX", "4096.5"),
+    ("RUN_LEDGER_RATE_LIMIT", "-1"),
+    ("RUN_LEDGER_RATE_LIMIT", "1000001"),
     ("RUN_LEDGER_LATE_WRITE_S", "-1"),
     ("RUN_LEDGER_LATE_WRITE_S", "1h"),
     ("RUN_LEDGER_LATE_WRITE_S", "9" * 30),
@@ -54,9 +57,9 @@ def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPat
     assert str(raised.value) == (
         f"unknown setting {name}; there are RUN_LEDGER_ACTOR, RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, "
         "RUN_LEDGER_ENVIRONMENT, RUN_LEDGER_FLUSH_INTERVAL_S, RUN_LEDGER_HEARTBEAT_S, RUN_LEDGER_LATE_WRITE_S, "
-        "RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_RUN_ATTEMPT, RUN_LEDGER_RUN_ID, RUN_LEDGER_RUN_PARENT, "
-        "RUN_LEDGER_RUN_ROOT, RUN_LEDGER_SPOOL_BYTES_MAX, RUN_LEDGER_SPOOL_DIR, RUN_LEDGER_STALLED_READER_S, "
-        "RUN_LEDGER_STREAMS_MAX, RUN_LEDGER_URL"
+        "RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_RATE_LIMIT, RUN_LEDGER_RUN_ATTEMPT, RUN_LEDGER_RUN_ID, "
+        "RUN_LEDGER_RUN_PARENT, RUN_LEDGER_RUN_ROOT, RUN_LEDGER_SECRET, RUN_LEDGER_SPOOL_BYTES_MAX, "
+        "RUN_LEDGER_SPOOL_DIR, RUN_LEDGER_STALLED_READER_S, RUN_LEDGER_STREAMS_MAX, RUN_LEDGER_URL"
     )
 
 
@@ -77,6 +80,8 @@ def test_the_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch, t
         "api_key": None,
         "environment": "dev",
         "metadata_bytes_max": 4_096,
+        "secret": None,
+        "rate_limit": 1_000,
         "late_write_s": 3_600,
         "heartbeat_s": 15,
         "stalled_reader_s": 30,
@@ -153,19 +158,51 @@ def test_a_server_without_keys_serves_one_environment_and_says_so(tmp_path: Path
     done = run_ledger("serve", "--port", "0", cwd=tmp_path, variables={"RUN_LEDGER_ENVIRONMENT": "prod"})
     assert done.returncode == 1
     assert done.stderr == (
-        "run-ledger: RUN_LEDGER_ENVIRONMENT is prod: a ledger without API keys serves the environment dev only\n"
+        "run-ledger: RUN_LEDGER_ENVIRONMENT is prod: a ledger without API keys serves the environment dev only; "
+        "make a key first: run-ledger keys create --environment prod\n"
     )
     assert list(tmp_path.iterdir()) == []
 
 
+KEY = f"rl_prod_{'a' * 16}_{'b' * 43}"
+CHOSEN = [
+    (KEY, None, None),
+    (KEY, "prod", None),
+    (KEY, "dev", "RUN_LEDGER_API_KEY is a key of environment prod, not of dev; "),
+    ("another program's key", "prod", None),
+    (None, None, None),
+    (None, "dev", None),
+    (None, "prod", "a server without API keys serves the environment dev only, not prod; "),
+]
+
+
+@pytest.mark.parametrize(("key", "environment", "said"), CHOSEN)
+def test_an_environment_other_than_the_keys_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, key: str | None, environment: str | None, said: str | None
+) -> None:
+    monkeypatch.setenv("RUN_LEDGER_URL", "http://127.0.0.1:1")
+    if key is not None:
+        monkeypatch.setenv("RUN_LEDGER_API_KEY", key)
+    settings = load_settings(environment=environment)
+    if said is None:
+        refuse_other_environment(settings)
+    else:
+        with pytest.raises(BadSettings) as raised:
+            refuse_other_environment(settings)
+        assert str(raised.value).startswith(said)
+        assert "b" * 43 not in str(raised.value)
+        with pytest.raises(BadSettings):
+            configure("http://127.0.0.1:1", api_key=key, environment=environment)
+
+
 def test_the_key_of_a_server_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUN_LEDGER_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("RUN_LEDGER_API_KEY", "rl_dev_id_secret")
+    monkeypatch.setenv("RUN_LEDGER_API_KEY", "rl_dev_id_hidden")
     settings = load_settings()
-    assert "secret" not in repr(settings)
+    assert "hidden" not in repr(settings)
 
     async def headers() -> str:
         async with connect(settings) as client:
             return client._http.headers["authorization"]
 
-    assert asyncio.run(headers()) == "Bearer rl_dev_id_secret"
+    assert asyncio.run(headers()) == "Bearer rl_dev_id_hidden"

@@ -14,6 +14,7 @@ import pytest
 from ledger import as_of, history
 from ledger.errors import BadCursor, LateWrite, RunNotFound, VersionNotFound
 from ledger.history import Entry, HistoryPage, Wanted
+from ledger.keys import Reach
 from ledger.ledger import Ledger, Log
 from ledger.reads import Point
 from ledger.writes import Caller, Refused
@@ -441,6 +442,9 @@ def as_they_stood(streams: dict[str, list[Event]], at: int) -> list[Run]:
     return found[::-1]
 
 
+REACH = Reach(tasks=frozenset({"export"}), tags=frozenset({"y"}))
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_the_list_as_it_stood_agrees_with_a_fold_of_every_run(log: Log, clock: Clock, seed: int) -> None:
     streams = await many_runs(log, clock, seed)
@@ -449,39 +453,45 @@ async def test_the_list_as_it_stood_agrees_with_a_fold_of_every_run(log: Log, cl
     shown = 0
     for at in sorted({*chance.sample(sorted(moments), 12), max(moments), max(moments) + SECOND, -1}):
         for statuses in ((), (Status.EXECUTING,), (Status.COMPLETED, Status.CRASHED)):
-            for tasks in ((), ("import",)):
+            for tasks, within in (((), None), (("import",), None), ((), REACH), (("import",), REACH)):
                 expected = [
                     run
                     for run in as_they_stood(streams, at)
                     if (not statuses or run.status in statuses) and (not tasks or run.task in tasks)
+                    if within is None or run.task == "export" or "y" in run.tags
                 ]
                 shown += len(expected)
-                page = await log.runs_as_of(at, limit=ALL, statuses=statuses, tasks=tasks)
+                page = await log.runs_as_of(at, limit=ALL, statuses=statuses, tasks=tasks, within=within)
                 assert page.items == expected
                 assert (page.next, page.previous) == (None, None)
-                await check_pages_as_of(log, at, statuses, tasks, expected)
+                await check_pages_as_of(log, at, statuses, tasks, within, expected)
     assert shown > 40
     now = (await log.runs(limit=ALL)).items
     assert (await log.runs_as_of(clock.now, limit=ALL)).items == now
 
 
 async def check_pages_as_of(
-    log: Log, at: int, statuses: tuple[Status, ...], tasks: tuple[str, ...], expected: list[Run]
+    log: Log,
+    at: int,
+    statuses: tuple[Status, ...],
+    tasks: tuple[str, ...],
+    within: Reach | None,
+    expected: list[Run],
 ) -> None:
     found: list[Run] = []
-    page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks)
+    page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within)
     while True:
         found += page.items
         if page.next is None:
             break
-        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, after=page.next)
+        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within, after=page.next)
     assert found == expected
     if not expected:
         return
     back: list[Run] = []
     before: str | None = expected[-1].id
     while before is not None:
-        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, before=before)
+        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within, before=before)
         back = [*page.items, *back]
         before = page.previous
     assert back == expected[:-1]
