@@ -1,5 +1,6 @@
 """What the tests of the API share."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,10 +40,13 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
         capsys.readouterr()
         monkeypatch.setattr("sys.argv", ["run-ledger", *arguments])
         code = 0
+        level = logging.getLogger("ledger").level
         try:
             main()
         except SystemExit as stopped:
             code = stopped.code if isinstance(stopped.code, int) else 0
+        finally:
+            logging.getLogger("ledger").setLevel(level)  # A command quiets it for the rest of its process.
         return Done(code, *capsys.readouterr())
 
     return run
