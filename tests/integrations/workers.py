@@ -47,16 +47,32 @@ class Worker:
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._log = (folder / "worker.log").open("w")
         options = f"-P {pool} -c {count} -l INFO -n w{os.getpid()}@test --without-gossip --without-mingle"
+        self._command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            *options.split(),
+            "--without-heartbeat",
+        ]
+        self._variables = environment(
+            JOBS_FOLDER=str(folder),
+            RUN_LEDGER_SPOOL_DIR=str(folder / "spool"),
+            RUN_LEDGER_FLUSH_INTERVAL_S="0.05",
+            **variables,
+        )
+        self.start()
+
+    def start(self) -> None:
+        """Start its process, another one after it was killed."""
+        self._log = (self.folder / "worker.log").open("a")
+        self._begins = len(self.log())
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker", *options.split(), "--without-heartbeat"],
-            env=environment(
-                JOBS_FOLDER=str(folder),
-                RUN_LEDGER_SPOOL_DIR=str(folder / "spool"),
-                RUN_LEDGER_FLUSH_INTERVAL_S="0.05",
-                **variables,
-            ),
+            self._command,
+            env=self._variables,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # A process group, and so a spool, of its own.
@@ -66,7 +82,9 @@ class Worker:
         return (self.folder / "worker.log").read_text()
 
     def wait_until_ready(self) -> None:
-        eventually(lambda: " ready." in self.log() or self.process.poll() is not None, "ready", self.log)
+        eventually(
+            lambda: " ready." in self.log()[self._begins :] or self.process.poll() is not None, "ready", self.log
+        )
         assert self.process.poll() is None, self.log()
 
     def has_mark(self, name: str) -> bool:
