@@ -138,7 +138,9 @@ def dangerous(bench: Bench) -> Iterator[Bench]:
 
 
 def test_every_child_counts_once_although_two_crash_and_are_tried_again(bench: Bench) -> None:
-    parent = bench.wait(bench.send("fan_out", 20), lambda found: found.metadata.get("done") == 20)
+    parent = bench.wait(
+        bench.send("fan_out", 20), lambda found: found.metadata.get("done") == 20 and found.is_finished
+    )
     children = bench.children(parent.id, 20)
     assert sorted(map(number_of, children)) == list(range(20))
     attempts = {child.id: 2 if number_of(child) in {3, 7} else 1 for child in children}
