@@ -22,7 +22,8 @@ from api.rates import TOO_MANY, Rates
 from api.scopes import PUBLIC_PATHS
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 
 _CHALLENGE = 'Bearer realm="run-ledger"'
 

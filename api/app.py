@@ -12,7 +12,8 @@ from api.access import Access, Owner
 from api.problems import HANDLERS
 from api.scopes import guarded
 from api.streams import StreamLimits, Streams
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.settings import RATE_LIMIT_DEFAULT
 
 # The most asked for come first: routes are tried in order.

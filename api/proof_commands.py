@@ -163,7 +163,8 @@ def erase(
 ) -> None:
     """Erase what ever stood at a key of a run, for good: from its events, its metadata and the file."""
     from ledger.inspection import database_file  # noqa: PLC0415 - Loads the database driver.
-    from ledger.ledger import Erased, Ledger  # noqa: PLC0415
+    from ledger.ledger import Ledger  # noqa: PLC0415
+    from ledger.log import Erased  # noqa: PLC0415
     from ledger.writes import ANONYMOUS, Caller  # noqa: PLC0415
 
     settings = _settings(database_url, environment)

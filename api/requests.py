@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from api.problems import Problem, bad_request, run_not_found
 from ledger.keys import ApiKey
-from ledger.ledger import Log
+from ledger.log import Log
 from ledger.reads import Point
 from ledger.run_ids import RUN_ID
 from ledger.writes import ANONYMOUS, Caller, IdempotencyKey

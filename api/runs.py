@@ -20,7 +20,7 @@ from api.requests import (
     whole_number,
 )
 from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
-from ledger.ledger import Created
+from ledger.log import Created
 from ledger.run_ids import RUN_ID
 from projections import values
 from projections.lifecycle import Status, parse_status

@@ -17,7 +17,7 @@ from api.problems import Problem
 from api.requests import log_of, run_id_of
 from ledger.errors import RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
-from ledger.ledger import Created, Relative
+from ledger.log import Created, Relative
 from ledger.reads import RunDetails
 from ledger.writes import Caller, ChangeMetadata, CreateRun, IdempotencyKey
 

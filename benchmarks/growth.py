@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks import cores
 from benchmarks.options import Options
 from benchmarks.report import Case
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.writes import ChangeMetadata, CreateRun
 from projections.operations import Increment, Operation, Set
 

@@ -23,7 +23,8 @@ from benchmarks.growth import Work, cases, fill, measure, run_id
 from benchmarks.options import Options
 from benchmarks.report import Case
 from ledger.history import Wanted
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.reads import Point
 from projections.paths import literal
 

@@ -22,7 +22,8 @@ from ledger.errors import (
 )
 from ledger.handle.records import Change, RunRecord
 from ledger.handle.requests import Answer, Request
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.settings import BadSettings
 from ledger.writes import Caller, IdempotencyKey
 from projections.errors import Refusal

@@ -12,7 +12,8 @@ from typing import Any
 import httpx2
 
 from api.app import create_app
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.writes import Refused
 
 BEGINNING = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from tests.ledger.support import Clock, Database, check_sound
 
 OpenLedger = Callable[..., Awaitable[Ledger]]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ledger.faults import Report
-from ledger.ledger import Changed, Created, Ledger, Log, Moved
+from ledger.ledger import Ledger
+from ledger.log import Changed, Created, Log, Moved
 from ledger.sqlite import file_faults, inspect_file
 from ledger.verify import verify_all
 from ledger.writes import NOBODY, Caller, ChangeMetadata, ChangeStatus, CreateRun, IdempotencyKey

@@ -14,7 +14,8 @@ import pytest
 
 from ledger import sqlite, statements, writer
 from ledger.errors import Busy, Overloaded, RunNotFound, StorageFailed
-from ledger.ledger import Changed, Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Changed, Log
 from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once

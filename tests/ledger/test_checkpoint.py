@@ -27,7 +27,8 @@ from ledger.checkpoint import (
     verifier_key,
 )
 from ledger.errors import BadCheckpoint, Unsound
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.merkle import CompactRange
 from ledger.sqlite import inspect_file
 from ledger.verify import Claim, verify_all

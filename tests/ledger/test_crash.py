@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once

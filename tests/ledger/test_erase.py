@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from ledger import erase as erasing
 from ledger.errors import NothingToErase, RunNotFound, Unsound
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.rebuild import compare
 from ledger.sqlite import inspect_file, sweep
 from ledger.verify import verify_all

@@ -14,7 +14,8 @@ import pytest
 
 from ledger import sqlite
 from ledger.errors import Busy, StorageFailed, StorageFull, Unavailable, WrongExpectedVersion
-from ledger.ledger import Changed, Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Changed, Log
 from ledger.writes import CreateRun
 from projections.errors import Refusal, TooLarge
 from projections.lifecycle import Status

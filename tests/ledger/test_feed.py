@@ -21,7 +21,8 @@ from ledger import erase as erasing
 from ledger import feed, sqlite, subscriptions
 from ledger.errors import BadCursor, NothingToErase, RunNotFound, StorageFailed, SubscriptionEnded
 from ledger.feed import Cursor, Selection
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.subscriptions import Subscription
 from projections.events import Event
 from projections.lifecycle import Status

@@ -21,7 +21,8 @@ from ledger.errors import (
     UnknownParent,
     WrongExpectedVersion,
 )
-from ledger.ledger import Changed, Created, Ledger, Log, Moved
+from ledger.ledger import Ledger
+from ledger.log import Changed, Created, Log, Moved
 from ledger.writes import ChangeMetadata, ChangeStatus, CreateRun
 from projections.errors import BadTransition, TooLarge
 from projections.lifecycle import Status

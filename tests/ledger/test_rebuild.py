@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ledger.errors import RunNotFound, Unsound
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.rebuild import Discrepancy, compare
 from ledger.sqlite import inspect_file
 from projections.lifecycle import Status

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ledger.checkpoint import SigningKey
 from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
 from ledger.faults import Fault, Report
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.sqlite import SqliteTransaction, _read_text, file_faults, inspect_file
 from ledger.verify import count_events, verify_all
 from ledger.writes import Caller

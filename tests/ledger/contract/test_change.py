@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ledger.errors import RunNotFound, WrongExpectedVersion
-from ledger.ledger import Changed, Current, Log
+from ledger.log import Changed, Current, Log
 from ledger.writes import Caller, ChangeMetadata, Refused, UnappliedOperation
 from projections.errors import BadPath, OutOfBounds, TooLarge
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update

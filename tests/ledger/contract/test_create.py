@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ledger.errors import RunExists, RunNotFound, UnknownParent
-from ledger.ledger import Created, Current, Log
+from ledger.log import Created, Current, Log
 from ledger.reads import RunDetails
 from ledger.writes import Caller, CreateRun
 from projections.errors import OutOfBounds, TooLarge

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ledger.errors import BadCursor, IdempotencyConflict, RunNotFound, UnknownParent
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from projections.lifecycle import Status
 from projections.operations import Increment, Set
 from projections.paths import literal

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ledger.errors import LateWrite
-from ledger.ledger import Changed, Current, Log
+from ledger.log import Changed, Current, Log
 from ledger.writes import Caller
 from projections.errors import BadPath, TooLarge
 from projections.lifecycle import Status

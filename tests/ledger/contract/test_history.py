@@ -9,7 +9,7 @@ from ledger import history as history_of_runs
 from ledger import reads, sqlite
 from ledger.errors import BadCursor, RunNotFound
 from ledger.history import JUMP
-from ledger.ledger import Log
+from ledger.log import Log
 from ledger.reads import Page
 from projections.events import Event, RunCreated
 from projections.lifecycle import Status

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
-from ledger.ledger import Changed, Created, Log, Moved
+from ledger.log import Changed, Created, Log, Moved
 from ledger.writes import ChangeMetadata, ChangeStatus, CreateRun
 from projections.errors import BadTransition, TooLarge
 from projections.lifecycle import Status

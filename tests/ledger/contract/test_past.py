@@ -15,7 +15,8 @@ from ledger import as_of, history
 from ledger.errors import BadCursor, LateWrite, RunNotFound, VersionNotFound
 from ledger.history import Entry, HistoryPage, Wanted
 from ledger.keys import Reach
-from ledger.ledger import Ledger, Log
+from ledger.ledger import Ledger
+from ledger.log import Log
 from ledger.reads import Point
 from ledger.writes import Caller, Refused
 from projections.errors import BadTransition, TooLarge

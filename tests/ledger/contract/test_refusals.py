@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ledger.errors import RunNotFound
-from ledger.ledger import Log
+from ledger.log import Log
 from projections.errors import TooLarge
 from projections.operations import Set
 from tests.ledger.support import Clock, Database, change, create

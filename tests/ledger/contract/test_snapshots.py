@@ -9,7 +9,7 @@ import pytest
 
 from ledger import reads
 from ledger.group import EVENT_WEIGHT
-from ledger.ledger import Log
+from ledger.log import Log
 from projections.lifecycle import Status
 from projections.operations import Increment, Operation, Set, Update
 from projections.size import METADATA_BYTES_MAX

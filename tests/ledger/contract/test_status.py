@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ledger.errors import LateWrite, RunNotFound, WrongExpectedVersion
-from ledger.ledger import Log, Moved
+from ledger.log import Log, Moved
 from ledger.writes import Caller, ChangeStatus, Refused
 from projections.errors import BadTransition
 from projections.lifecycle import Status

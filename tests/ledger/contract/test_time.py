@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from ledger import reads
 from ledger.errors import RunNotFound, VersionNotFound
-from ledger.ledger import Log
+from ledger.log import Log
 from projections.lifecycle import Status
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.snapshot import Snapshot
