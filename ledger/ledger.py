@@ -5,7 +5,7 @@ The ledger: open a database, then work on one environment's log.
     log = await ledger.log("dev")
     await log.create(CreateRun(run_id="run_1", task="import", metadata={"rows": 0}))
     await log.change(ChangeMetadata(run_id="run_1", operations=[Increment(key="rows", value=10)]))
-    log.current("run_1").metadata
+    (await log.current("run_1")).text
 """
 
 import re
