@@ -1,6 +1,5 @@
 """The command line: run-ledger."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -133,16 +132,12 @@ def runs(
 @cli.command()
 def migrate(database_url: DatabaseUrl = None) -> None:
     """Bring the database's tables up to date. A server on SQLite does this by itself when it starts."""
-    from ledger.ledger import Ledger  # noqa: PLC0415 - Loads the database driver.
+    from ledger.store import migrate as migrate_database  # noqa: PLC0415 - Loads the database driver.
+    from ledger.store import shown  # noqa: PLC0415
 
     settings = load_settings(database_url=database_url)
-
-    async def work() -> None:
-        ledger = await Ledger.open(settings.database_url)
-        await ledger.close()
-
-    asyncio.run(work())
-    print(f"{settings.database_url} is up to date")
+    migrate_database(settings.database_url)
+    print(f"{shown(settings.database_url)} is up to date")
 
 
 history_commands.add_to(cli)

@@ -12,9 +12,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.access import is_loopback
 from api.app import create_app
 from api.streams import ABORT, StreamLimits
-from ledger.ledger import Ledger, missing_file
+from ledger.ledger import Ledger
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
+from ledger.store import missing_file
 
 SHUTDOWN_S = 10  # seconds that requests in flight get to finish
 BACKLOG = 2_048  # connections that may wait to be accepted
