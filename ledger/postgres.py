@@ -68,7 +68,7 @@ KEPT_BACK_MAX = 1_000  # rows to write that are kept back until something is ask
 STATEMENTS_KEPT = 256  # statements whose text is kept; some dozens are in use
 TEXT_KEPT_MAX = 4_000  # characters of such a text; a filter of thousands of values is written anew each time
 CHANNEL = "run_ledger"  # what listeners are told on that a log grew
-LISTEN_RETRY_S = 1.0  # seconds between two attempts to listen
+LISTEN_RETRY_S = 1.0  # seconds from one attempt to listen to the next
 
 _MIGRATION_LOCK = 0x72756E6C6564  # "runled": the advisory lock of those who migrate
 _NUL, _ESCAPE = "\0", "\ufdd0"
@@ -123,7 +123,7 @@ class PostgresStore:
         if self._closed:
             return
         self._closed = True
-        self._listener.close()
+        await self._listener.close()
         if self._inspections:
             await asyncio.wait(self._inspections)
         await asyncio.to_thread(self._close_all)
@@ -407,38 +407,37 @@ class _Listener:
         self._connecting: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
         self._own: psycopg.Connection[Any] | None = None
+        self._not_before = 0.0
         self._closed = False
 
     async def wait(self, own: psycopg.Connection[Any] | None) -> None:
         """Wait for a notice of another connection than *own*."""
         self._own = own
-        if self._connection is None and self._connecting is None:
+        loop = asyncio.get_running_loop()
+        if self._connection is None and self._connecting is None and loop.time() >= self._not_before:
+            self._not_before = loop.time() + LISTEN_RETRY_S
             self._connecting = asyncio.create_task(self._listen(), name="ledger-listener")
         await self._heard.wait()
         self._heard.clear()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hear nothing more."""
         self._closed = True
         if self._connecting is not None:
-            self._connecting.cancel()
+            await asyncio.wait([self._connecting])  # Its thread is not to be left with a connection of nobody's.
         self._hang_up()
 
     async def _listen(self) -> None:
         try:
-            connection = await asyncio.to_thread(_listening, self._target)
-        except (psycopg.Error, UnusableDatabase) as error:
+            self._connection = await asyncio.to_thread(_listening, self._target)
+        except psycopg.Error as error:
             _logger.warning("cannot listen for what other nodes write, which is looked for instead: %s", error)
-            await asyncio.sleep(LISTEN_RETRY_S)
-            return
+        else:
+            if not self._closed:
+                asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
+                self._heard.set()  # Something may have been committed before.
         finally:
             self._connecting = None
-        if self._closed:
-            connection.close()
-            return
-        self._connection = connection
-        asyncio.get_running_loop().add_reader(connection.fileno(), self._hear)
-        self._heard.set()  # Something may have been committed before.
 
     def _hear(self) -> None:
         connection = self._connection
