@@ -20,6 +20,8 @@ from ledger.tables import schema
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, create
 
+pytestmark = pytest.mark.only("sqlite")
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
