@@ -49,7 +49,7 @@ class Access:
         """Pass a request on, or say why not."""
         if scope["type"] == "http":
             try:
-                send = self._admit(scope, send)
+                send = await self._admit(scope, send)
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return
@@ -58,12 +58,12 @@ class Access:
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope, send: Send) -> Send:
+    async def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
         is_public = scope["path"] in PUBLIC_PATHS
         try:
-            is_open = keys.is_open
+            is_open = await keys.is_open()
         except LedgerError:
             if not is_public:
                 raise
@@ -74,7 +74,7 @@ class Access:
             scope["run_ledger.log"] = self._log
             return send
         try:
-            key = keys.admit(_shown_key(scope))
+            key = await keys.admit(_shown_key(scope))
         except KeyRefused as refused:
             raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
         scope["run_ledger.key"] = key
@@ -115,7 +115,7 @@ class Owner:
         await self._app(scope, receive, send)
 
 
-def may_stay(request: Request) -> bool:
+async def may_stay(request: Request) -> bool:
     """
     Whether a request that goes on for long would be let in again: its key may have been revoked since, or the
     first key of an open ledger made.
@@ -127,7 +127,7 @@ def may_stay(request: Request) -> bool:
     if ledger is None:
         return True
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    return ledger.keys.is_open if key is None else ledger.keys.is_valid(key)
+    return await ledger.keys.is_open() if key is None else await ledger.keys.is_valid(key)
 
 
 def is_loopback(host: str) -> bool:

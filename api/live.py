@@ -48,7 +48,7 @@ async def run_live(request: Request) -> ASGIApp:
         )
     log = log_of(request)
     if request.method == "HEAD":
-        log.current(run_id)
+        await log.current(run_id)
         return NoStream()
     seat = await _streams(request).open(_caller(request), log.follow(run_id, after=after, key=key))
     run = seat.subscription.run

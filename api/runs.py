@@ -67,7 +67,7 @@ async def set_status(request: Request) -> Response:
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
     command = body.command(run_id, expected_versions(request))
-    scopes.judge_family(request, command.last_change)
+    await scopes.judge_family(request, command.last_change)
     moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": moved.run_id, "status": moved.status.value, "version": moved.version}
     if body.last_flush is not None:

@@ -91,7 +91,7 @@ def guarded(route: Route) -> Route:
         key: ApiKey | None = request.scope.get("run_ledger.key")
         need = needs[request.scope["method"]]
         if key is not None and need is not None:
-            _judge(request, key.grant, need)
+            await _judge(request, key.grant, need)
         return await endpoint(request)
 
     return Route(route.path, judged, methods=[*needs], name=route.name)
@@ -158,7 +158,7 @@ async def judge_known_batch(request: Request, batch_id: str) -> None:
         )
 
 
-def judge_other_run(request: Request, run_id: str) -> None:
+async def judge_other_run(request: Request, run_id: str) -> None:
     """
     Judge whether a key may read a run that the query names beside the one in the path.
 
@@ -166,11 +166,11 @@ def judge_other_run(request: Request, run_id: str) -> None:
         RunNotFound: It may not, or there is no such run.
     """
     reach = readable(request)
-    if reach is not None and not _holds(reach, log_of(request).family(run_id).own):
+    if reach is not None and not _holds(reach, (await log_of(request).family(run_id)).own):
         raise RunNotFound(run_id)
 
 
-def judge_family(request: Request, command: ChangeMetadata | None) -> None:
+async def judge_family(request: Request, command: ChangeMetadata | None) -> None:
     """
     Judge whether a key may write to the runs above the named one, where the request does that.
 
@@ -182,7 +182,7 @@ def judge_family(request: Request, command: ChangeMetadata | None) -> None:
         return
     if not (command.parent_operations or command.root_operations):
         return
-    family = log_of(request).family(command.run_id)
+    family = await log_of(request).family(command.run_id)
     touched = (
         ("parent", command.parent_operations, family.parent),
         ("root", command.root_operations, family.root),
@@ -206,14 +206,14 @@ async def create(
     grant = grant_of(request)
     if grant is None or grant.write.is_whole:
         return await log.create(command, caller, idempotency)
-    _judge_new_run(request, grant, command)
+    await _judge_new_run(request, grant, command)
     try:
         created = await log.create(command, caller, idempotency)
     except RunExists as error:
-        if _knows(grant, log.family(error.run_id).own):
+        if _knows(grant, (await log.family(error.run_id)).own):
             raise
         raise _taken() from error
-    if (created.is_cached or created.is_replay) and not _knows(grant, log.family(created.run_id).own):
+    if (created.is_cached or created.is_replay) and not _knows(grant, (await log.family(created.run_id)).own):
         raise _taken()  # Found by an id or an idempotency key; nothing was written.
     return created
 
@@ -230,7 +230,7 @@ async def create_item(request: Request, command: CreateRun, caller: Caller) -> C
     grant = grant_of(request)
     if grant is None or grant.write.is_whole:
         return await log.create_item(command, caller)
-    _judge_new_run(request, grant, command)
+    await _judge_new_run(request, grant, command)
     try:
         # Judged within the transaction: a place is not given to a run that its caller may not know of.
         return await log.create_item(replace(command, may_take=partial(_reaches, grant)), caller)
@@ -238,14 +238,14 @@ async def create_item(request: Request, command: CreateRun, caller: Caller) -> C
         raise _taken() from error
 
 
-def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
+async def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
     if not grant.write.holds(command.task, command.tags):
         raise _out_of_reach(grant.write, "write", "the new run")
     if command.parent is not None:
-        _judge_parent(request, grant, command.parent)
+        await _judge_parent(request, grant, command.parent)
 
 
-def _judge(request: Request, grant: Grant, need: Need) -> None:
+async def _judge(request: Request, grant: Grant, need: Need) -> None:
     reach = grant.reach(need.action)
     if reach.is_whole:
         return
@@ -256,16 +256,16 @@ def _judge(request: Request, grant: Grant, need: Need) -> None:
         raise _forbidden("restricted-scope", f"{detail} to {describe(reach)}", need.action)
     if need.of == "run":
         run_id = run_id_of(request)
-        own = log_of(request).family(run_id).own
+        own = (await log_of(request).family(run_id)).own
         if not _holds(reach, own):
             if _holds(grant.read, own):
                 raise _out_of_reach(reach, need.action, "this run")
             raise RunNotFound(run_id)
 
 
-def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
+async def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
     try:
-        known = _knows(grant, log_of(request).family(parent).own)
+        known = _knows(grant, (await log_of(request).family(parent)).own)
     except RunNotFound:
         known = False
     if not known:

@@ -99,7 +99,7 @@ async def _has_keys(settings: Settings) -> bool:
         return False
     ledger = await Ledger.open(settings.database_url)
     try:
-        return not ledger.keys.is_open
+        return not await ledger.keys.is_open()
     finally:
         await ledger.close()
 

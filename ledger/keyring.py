@@ -47,8 +47,8 @@ _Result = TypeVar("_Result")
 class Rows(Protocol):
     """An engine, as far as keys need it."""
 
-    def point(self, statement: Any, parameters: Mapping[str, Any]) -> Any:
-        """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
+    async def point(self, statement: Any, parameters: Mapping[str, Any]) -> Any:
+        """The first row of a statement that finds it by its key, a plain tuple or None."""
 
     async def read(self, work: Callable[[Any], Any]) -> Any:
         """Run *work* on a consistent view of the database."""
@@ -109,8 +109,7 @@ class Keyring:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    @property
-    def is_open(self) -> bool:
+    async def is_open(self) -> bool:
         """
         Whether no key was ever made. Once one was, the answer stays no: keys are revoked, never deleted.
 
@@ -118,10 +117,10 @@ class Keyring:
             Unavailable: The database cannot be read.
         """
         if not self._closed:
-            self._closed = self._store.point(statements.ANY_API_KEY, {}) is not None
+            self._closed = (await self._store.point(statements.ANY_API_KEY, {})) is not None
         return not self._closed
 
-    def admit(self, text: str) -> ApiKey:
+    async def admit(self, text: str) -> ApiKey:
         """
         The key that was shown.
 
@@ -130,8 +129,8 @@ class Keyring:
             Unavailable: The database cannot be read.
         """
         known = self._known.get(sha256(text.encode()).digest())
-        if known is None or not self._is_as_known(known):
-            known = self._look_up(text)
+        if known is None or not await self._is_as_known(known):
+            known = await self._look_up(text)
         key = known.key
         now = self._clock()
         if key.revoked_at is not None or key.expires_at is not None:
@@ -143,14 +142,14 @@ class Keyring:
             self._note_use(known, now)
         return key
 
-    def is_valid(self, key: ApiKey) -> bool:
+    async def is_valid(self, key: ApiKey) -> bool:
         """
         Whether a key that was admitted would be admitted again: what lasts longer than a request asks it at times.
 
         Raises:
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.API_KEY, {"environment_id": key.environment.id, "key_id": key.id})
+        row = await self._store.point(statements.API_KEY, {"environment_id": key.environment.id, "key_id": key.id})
         return row is not None and state_at(_read_point(row, key.environment, key.id), self._clock()) is None
 
     async def create(
@@ -225,20 +224,20 @@ class Keyring:
         if self._unwritten:
             await self._write_uses()
 
-    def _is_as_known(self, known: "_Known") -> bool:
+    async def _is_as_known(self, known: "_Known") -> bool:
         """Whether the database still says of a key what it said the last time; saves taking the row apart."""
-        row = self._store.point(statements.API_KEY, known.parameters)
+        row = await self._store.point(statements.API_KEY, known.parameters)
         return row is not None and hmac.compare_digest(row[0], known.row[0]) and row == known.row
 
-    def _look_up(self, text: str) -> "_Known":
+    async def _look_up(self, text: str) -> "_Known":
         shown = read_key(text)
         if shown is None:
             raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        environment = self._environment(shown.environment)
+        environment = await self._environment(shown.environment)
         row = None
         parameters = {"environment_id": environment.id if environment is not None else 0, "key_id": shown.id}
         if environment is not None:
-            row = self._store.point(statements.API_KEY, parameters)
+            row = await self._store.point(statements.API_KEY, parameters)
         # Compared even where there is no key, so that a wrong secret takes no other time than a wrong id.
         is_same = hmac.compare_digest(_NO_DIGEST if row is None else row[0], shown.digest)
         if environment is None or row is None or not is_same:
@@ -249,11 +248,11 @@ class Keyring:
         known = self._known[shown.digest] = _Known(key, row, parameters, used_at)
         return known
 
-    def _environment(self, name: str) -> Environment | None:
+    async def _environment(self, name: str) -> Environment | None:
         """An environment by its name; only those that exist are kept in memory."""
         known = self._environments.get(name)
         if known is None:
-            row = self._store.point(statements.ENVIRONMENT, {"name": name})
+            row = await self._store.point(statements.ENVIRONMENT, {"name": name})
             if row is None:
                 return None
             known = self._environments[name] = Environment(row[0], name)

@@ -5,7 +5,7 @@ The ledger: open a database, then work on one environment's log.
     log = await ledger.log("dev")
     await log.create(CreateRun(run_id="run_1", task="import", metadata={"rows": 0}))
     await log.change(ChangeMetadata(run_id="run_1", operations=[Increment(key="rows", value=10)]))
-    log.current("run_1").metadata
+    (await log.current("run_1")).text
 """
 
 import re
@@ -15,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import statements
-from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
 from ledger.keyring import Keyring
@@ -37,6 +36,9 @@ from ledger.writes import (
 )
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
 from projections.times import Microseconds
+
+if TYPE_CHECKING:
+    from ledger.checkpoint import SigningKey
 
 LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the last flush of a run
 
@@ -172,7 +174,7 @@ class Ledger:
         where = difference.environment, difference.run_id
         await self._store.write(lambda transaction: repair(transaction, environment, *where))
 
-    async def checkpoint(self, key: SigningKey) -> list[Checkpoint]:
+    async def checkpoint(self, key: "SigningKey") -> list[Checkpoint]:
         """
         Sign the size and Merkle root of every environment's log.
 
@@ -182,6 +184,8 @@ class Ledger:
             Unsound: A log is not what its last checkpoint was made of.
             Unavailable: Nothing was written; try again.
         """
+        from ledger.checkpoint import verifier_key  # noqa: PLC0415 - Loads cryptography, which few need.
+
         grown = await self._store.inspect(
             lambda view: [(log, *grow(view, log)) for log in view.rows(statements.LOGS, {})]
         )

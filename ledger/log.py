@@ -380,28 +380,30 @@ class Log:
         """
         return await self._store.read(lambda reader: reads.batch_details(reader, self._environment.id, batch_id))
 
-    def current(self, run_id: str) -> Current:
+    async def current(self, run_id: str) -> Current:
         """
-        The current metadata of a run, answered at once.
+        The current metadata of a run.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        found = self._store.current(self._environment.id, run_id)
+        found = await self._store.current(self._environment.id, run_id)
         if found is None:
             raise RunNotFound(run_id)
         return Current(*found)
 
-    def family(self, run_id: str) -> Family:
+    async def family(self, run_id: str) -> Family:
         """
-        Task and tags of a run and of those above it, answered at once.
+        Task and tags of a run and of those above it.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id})
+        row = await self._store.point(
+            statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id}
+        )
         if row is None:
             raise RunNotFound(run_id)
         own = Relative(run_id, row[0], read_tags(row[1]))

@@ -149,14 +149,14 @@ class SqliteStore:
         task.add_done_callback(self._reads.discard)
         return await asyncio.shield(task)
 
-    def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
+    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
-        row: tuple[str, int, int] | None = self.point(
+        row: tuple[str, int, int] | None = await self.point(
             statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
         )
         return row
 
-    def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+    async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
         self._refuse_closed()
         try:
