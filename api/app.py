@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import events, health, history, live, metadata, progress, proof, runs
+from api import batches, events, health, history, live, metadata, progress, proof, runs
 from api.access import Access, Owner
 from api.problems import HANDLERS
 from api.scopes import guarded
@@ -26,11 +26,17 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/erase", proof.erase, methods=["POST"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
+    Route("/api/v1/runs/{run_id}/tags", runs.add_tags, methods=["POST"]),
+    Route("/api/v2/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
+    Route("/api/v3/batches", batches.create_batch, methods=["POST"]),
+    Route("/api/v3/batches/{batch_id}/items", batches.add_items, methods=["POST"]),
+    Route("/api/v2/batches/{batch_id}", batches.get_batch, methods=["GET"]),
+    Route("/api/v2/tasks/batch", batches.trigger_batch, methods=["POST"]),
     Route("/api/v1/events", events.get_events, methods=["GET"]),
     Route("/api/v1/events/live", live.feed_live, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),

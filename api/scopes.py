@@ -7,6 +7,7 @@ read a run but not do what it asks, the answer is 403.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from starlette.requests import Request
@@ -15,7 +16,8 @@ from starlette.types import ASGIApp
 
 from api.problems import Problem
 from api.requests import log_of, run_id_of
-from ledger.errors import RunExists, RunNotFound, UnknownParent
+from ledger.batches import BatchDetails, BatchRun
+from ledger.errors import BatchNotFound, RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
 from ledger.log import Created, Relative
 from ledger.reads import RunDetails
@@ -56,6 +58,12 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", f"{_RUN}/status"): Need("write", "run"),
     ("POST", "/api/v1/tasks/{task:path}/trigger"): Need("write", "handler"),
     ("POST", "/api/v1/runs"): Need("write", "handler"),
+    ("POST", "/api/v3/batches"): Need("write", "handler"),
+    ("POST", "/api/v3/batches/{batch_id}/items"): Need("write", "handler"),
+    ("GET", "/api/v2/batches/{batch_id}"): Need("read", "handler"),
+    ("POST", "/api/v2/tasks/batch"): Need("write", "handler"),
+    ("POST", "/api/v2/runs/{run_id}/cancel"): Need("write", "run"),
+    ("POST", f"{_RUN}/tags"): Need("write", "run"),
     ("GET", "/api/v1/runs"): Need("read", "handler"),
     ("GET", "/api/v3/runs/{run_id}"): Need("read", "run"),
     ("GET", "/api/v1/events"): Need("read", "all"),
@@ -110,7 +118,44 @@ def without_hidden_relatives(request: Request, details: RunDetails) -> RunDetail
         run if run is not None and reach.holds(run.task, run.tags) else None
         for run in (details.parent, details.root)
     )
-    return replace(details, parent=parent, root=root)
+    children = tuple(run for run in details.children if reach.holds(run.task, run.tags))
+    return replace(details, parent=parent, root=root, children=children)
+
+
+def visible_batch(request: Request, details: BatchDetails) -> BatchDetails:
+    """
+    A batch with those of its runs that the key of the request may read.
+
+    Raises:
+        BatchNotFound: It may read none of them.
+    """
+    reach = readable(request)
+    if reach is None:
+        return details
+    runs = tuple(run for run in details.runs if reach.holds(run.task, run.tags))
+    if not runs:
+        raise BatchNotFound(details.batch.id)
+    return replace(details, runs=runs)
+
+
+async def judge_known_batch(request: Request, batch_id: str) -> None:
+    """
+    Judge whether a key may know of a batch that an idempotency key led it to: of every run in it.
+
+    Raises:
+        Problem: 422.
+    """
+    grant = grant_of(request)
+    if grant is None or grant.write.is_whole:
+        return
+    details = await log_of(request).batch_details(batch_id)
+    if not all(_knows(grant, run) for run in details.runs):
+        raise Problem(
+            422,
+            "batch-exists",
+            "The idempotency key is taken",
+            "the idempotency key belongs to a batch with runs that this API key does not reach; choose another",
+        )
 
 
 async def judge_other_run(request: Request, run_id: str) -> None:
@@ -125,7 +170,7 @@ async def judge_other_run(request: Request, run_id: str) -> None:
         raise RunNotFound(run_id)
 
 
-async def judge_family(request: Request, command: ChangeMetadata) -> None:
+async def judge_family(request: Request, command: ChangeMetadata | None) -> None:
     """
     Judge whether a key may write to the runs above the named one, where the request does that.
 
@@ -133,7 +178,9 @@ async def judge_family(request: Request, command: ChangeMetadata) -> None:
         Problem: 403; nothing was written.
     """
     grant = grant_of(request)
-    if grant is None or grant.write.is_whole or not (command.parent_operations or command.root_operations):
+    if grant is None or grant.write.is_whole or command is None:
+        return
+    if not (command.parent_operations or command.root_operations):
         return
     family = await log_of(request).family(command.run_id)
     touched = (
@@ -159,10 +206,7 @@ async def create(
     grant = grant_of(request)
     if grant is None or grant.write.is_whole:
         return await log.create(command, caller, idempotency)
-    if not grant.write.holds(command.task, command.tags):
-        raise _out_of_reach(grant.write, "write", "the new run")
-    if command.parent is not None:
-        await _judge_parent(request, grant, command.parent)
+    await _judge_new_run(request, grant, command)
     try:
         created = await log.create(command, caller, idempotency)
     except RunExists as error:
@@ -172,6 +216,33 @@ async def create(
     if (created.is_cached or created.is_replay) and not _knows(grant, (await log.family(created.run_id)).own):
         raise _taken()  # Found by an id or an idempotency key; nothing was written.
     return created
+
+
+async def create_item(request: Request, command: CreateRun, caller: Caller) -> Created | None:
+    """
+    As `create`, in a place of a batch; None where the place was taken before.
+
+    Raises:
+        Problem: See `create`.
+        LedgerError: See `Log.create_item`.
+    """
+    log = log_of(request)
+    grant = grant_of(request)
+    if grant is None or grant.write.is_whole:
+        return await log.create_item(command, caller)
+    await _judge_new_run(request, grant, command)
+    try:
+        # Judged within the transaction: a place is not given to a run that its caller may not know of.
+        return await log.create_item(replace(command, may_take=partial(_reaches, grant)), caller)
+    except RunExists as error:
+        raise _taken() from error
+
+
+async def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
+    if not grant.write.holds(command.task, command.tags):
+        raise _out_of_reach(grant.write, "write", "the new run")
+    if command.parent is not None:
+        await _judge_parent(request, grant, command.parent)
 
 
 async def _judge(request: Request, grant: Grant, need: Need) -> None:
@@ -201,12 +272,16 @@ async def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
         raise UnknownParent(parent)
 
 
-def _holds(reach: Reach, run: Relative) -> bool:
+def _holds(reach: Reach, run: Relative | BatchRun) -> bool:
     return reach.holds(run.task, run.tags)
 
 
-def _knows(grant: Grant, run: Relative) -> bool:
-    return _holds(grant.read, run) or _holds(grant.write, run)
+def _knows(grant: Grant, run: Relative | BatchRun) -> bool:
+    return _reaches(grant, run.task, run.tags)
+
+
+def _reaches(grant: Grant, task: str, tags: tuple[str, ...]) -> bool:
+    return grant.read.holds(task, tags) or grant.write.holds(task, tags)
 
 
 def _taken() -> Problem:

@@ -100,6 +100,7 @@ def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, rou
 def test_the_scope_that_a_route_asks_for_opens_it(api: Service, route: tuple[str, str]) -> None:
     everything = Keyed(api)
     everything.create("r")
+    everything.create_batch()
     for scope in (need_of(route).action, "admin"):
         everything.put("r")  # Something to erase.
         answer = Keyed(api, scopes=[scope]).call(route)
