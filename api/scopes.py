@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from api.problems import Problem
 from api.requests import log_of, run_id_of
+from api.token_scopes import TOKEN_NEEDS, judge_token, reaches_run, token_of, without_relatives_out_of_scope
+from api.tokens import PublicToken
 from ledger.errors import RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
 from ledger.log import Created, Relative
@@ -30,14 +32,14 @@ class Need:
     What a route asks of a key.
 
     Attributes:
-        action: The scope.
+        action: The scope, None where any key will do.
         of: `run`: the run in the path must be within the key's restriction, which is judged before the handler is
             called. `handler`: the handler judges the runs that the body or the query names. `all`: there is no
-            telling runs apart here, so the scope must be without a restriction.
+            telling runs apart here, so the scope must be without a restriction. `key`: it is about the key itself.
     """
 
-    action: Action
-    of: Literal["run", "handler", "all"]
+    action: Action | None
+    of: Literal["run", "handler", "all", "key"]
 
 
 _RUN = "/api/v1/runs/{run_id}"
@@ -58,6 +60,11 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", "/api/v1/runs"): Need("write", "handler"),
     ("GET", "/api/v1/runs"): Need("read", "handler"),
     ("GET", "/api/v3/runs/{run_id}"): Need("read", "run"),
+    ("GET", "/realtime/v1/runs/{run_id}"): Need("read", "run"),
+    ("GET", "/realtime/v1/runs"): Need("read", "handler"),
+    ("GET", "/realtime/v1/batches/{batch_id}"): Need("read", "handler"),
+    ("POST", "/api/v1/auth/jwt/claims"): Need(None, "key"),
+    ("POST", "/api/v1/auth/public-tokens"): Need(None, "key"),
     ("GET", "/api/v1/events"): Need("read", "all"),
     ("GET", "/api/v1/events/live"): Need("read", "all"),
     # No key: what asks these has none, and they tell nothing of any run.
@@ -81,8 +88,12 @@ def guarded(route: Route) -> Route:
 
     async def judged(request: Request) -> ASGIApp:
         key: ApiKey | None = request.scope.get("run_ledger.key")
-        need = needs[request.scope["method"]]
+        method = request.scope["method"]
+        need = needs[method]
         if key is not None and need is not None:
+            token = token_of(request)
+            if token is not None:
+                judge_token(request, token, TOKEN_NEEDS.get(("GET" if method == "HEAD" else method, route.path)))
             _judge(request, key.grant, need)
         return await endpoint(request)
 
@@ -102,15 +113,13 @@ def readable(request: Request) -> Reach | None:
 
 
 def without_hidden_relatives(request: Request, details: RunDetails) -> RunDetails:
-    """A run without those above it that the key of the request may not read."""
+    """A run without those above it that the key, or the token, of the request may not read."""
+    above = without_relatives_out_of_scope(request, details)
     reach = readable(request)
-    if reach is None:
-        return details
-    parent, root = (
-        run if run is not None and reach.holds(run.task, run.tags) else None
-        for run in (details.parent, details.root)
-    )
-    return replace(details, parent=parent, root=root)
+    if reach is not None:
+        parent, root = (run if run is not None and reach.holds(run.task, run.tags) else None for run in above)
+        above = parent, root
+    return replace(details, parent=above[0], root=above[1])
 
 
 def judge_other_run(request: Request, run_id: str) -> None:
@@ -157,14 +166,18 @@ async def create(
     """
     log = log_of(request)
     grant = grant_of(request)
+    token = token_of(request)
+    one_time = None if token is None else token.one_time
+    if command.parent is not None and token is not None:
+        _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
-        return await log.create(command, caller, idempotency)
+        return await log.create(command, caller, idempotency, one_time)
     if not grant.write.holds(command.task, command.tags):
         raise _out_of_reach(grant.write, "write", "the new run")
     if command.parent is not None:
         _judge_parent(request, grant, command.parent)
     try:
-        created = await log.create(command, caller, idempotency)
+        created = await log.create(command, caller, idempotency, one_time)
     except RunExists as error:
         if _knows(grant, log.family(error.run_id).own):
             raise
@@ -175,6 +188,8 @@ async def create(
 
 
 def _judge(request: Request, grant: Grant, need: Need) -> None:
+    if need.action is None:
+        return
     reach = grant.reach(need.action)
     if reach.is_whole:
         return
@@ -190,6 +205,12 @@ def _judge(request: Request, grant: Grant, need: Need) -> None:
             if _holds(grant.read, own):
                 raise _out_of_reach(reach, need.action, "this run")
             raise RunNotFound(run_id)
+
+
+def _judge_parent_of_token(request: Request, token: PublicToken, parent: str) -> None:
+    """What a token may not read is no parent for it, as if there were no such run."""
+    if not reaches_run(request, token, "read", parent):
+        raise UnknownParent(parent)
 
 
 def _judge_parent(request: Request, grant: Grant, parent: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import ClauseElement
 
 from ledger import statements
 from ledger.chain import SALT_BYTES, commitment, event_hash
-from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
+from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, TokenSpent, WrongExpectedVersion
 from ledger.heads import Head, head_row, metadata_row, new_row, read_head
 from ledger.writes import (
     Caller,
@@ -23,6 +23,7 @@ from ledger.writes import (
     CreateRun,
     Environment,
     IdempotencyKey,
+    OneTime,
     Replayed,
     Rules,
     UnappliedOperation,
@@ -120,6 +121,8 @@ class Group:
             run_ids.add(command.run_id)
             if write.idempotency is not None:
                 keys.add(write.idempotency.key)
+            if write.one_time is not None:
+                keys.add(write.one_time.key)
             if isinstance(command, CreateRun):
                 if command.parent is not None:
                     run_ids.add(command.parent)
@@ -231,6 +234,16 @@ class Group:
             raise IdempotencyConflict(idempotency.key)
         return replay
 
+    def refuse_spent(self, one_time: OneTime) -> None:
+        """
+        Judge whether what lets one write through still does.
+
+        Raises:
+            TokenSpent: It did already.
+        """
+        if one_time.key in self._remembered:
+            raise TokenSpent
+
     def above(self, own: Head, key: int | None) -> Head:
         """The head of a run above *own* by its key; *own* where there is none."""
         return own if key is None else self._heads_by_key[key]
@@ -334,19 +347,27 @@ class Group:
 
     def remember(self, idempotency: IdempotencyKey, written: Written) -> None:
         """Keep what was done for a request that comes again."""
+        expires_at = self.now + self.rules.idempotency_s * MICROSECONDS
+        self._remember(idempotency.key, idempotency.fingerprint, written, expires_at)
+
+    def spend(self, one_time: OneTime, written: Written) -> None:
+        """Let nothing more through, as long as it would."""
+        self._remember(one_time.key, bytes.fromhex(one_time.digest), written, one_time.expires_at)
+
+    def _remember(self, key: str, fingerprint: bytes, written: Written, expires_at: Microseconds) -> None:
         head = self._heads[written.run.id]
         replay = Replayed(head.key, written.run.version, written.created, written.unapplied)
-        self._remembered[idempotency.key] = idempotency.fingerprint, replay
+        self._remembered[key] = fingerprint, replay
         self._to_remember.append(
             {
                 "environment_id": self._environment_id,
-                "key": idempotency.key,
-                "fingerprint": idempotency.fingerprint,
+                "key": key,
+                "fingerprint": fingerprint,
                 "status": 201 if written.created else 200,
                 "run_key": head.key,
                 "version": written.run.version,
                 "unapplied": values.dump([_as_json(operation) for operation in written.unapplied]),
-                "expires_at": self.now + self.rules.idempotency_s * MICROSECONDS,
+                "expires_at": expires_at,
             }
         )
 
