@@ -33,7 +33,6 @@ from ledger.keyring import Keyring
 from tests.api.keys import (
     EVERY,
     KEYED,
-    MASTER,
     OF_A_RUN,
     PUBLIC,
     SCOPED,
@@ -45,7 +44,7 @@ from tests.api.keys import (
     seen,
 )
 from tests.api.server import PATIENCE_S, ROOT, environment, run_ledger, serving
-from tests.api.service import SECOND, Service, problem, service
+from tests.api.service import MASTER, SECOND, Service, problem, service
 from tests.strategies import thorough
 
 ACTIONS = ("read", "write", "erase")
@@ -938,8 +937,8 @@ def test_the_documentation_names_every_route_with_its_scope() -> None:
         re.findall(r"^\| `([A-Z]+ /[^`]*)` \| `?([a-z]+)`? \|", (ROOT / "docs/keys.md").read_text(), re.MULTILINE)
     )
     table = {
-        f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"): (
-            "none" if need is None else need.action
+        re.sub(r"\{(run|batch)_id\}", "{id}", f"{method} {path}").replace("{task:path}", "{task}"): (
+            "none" if need is None else need.action or "any"
         )
         for (method, path), need in scopes.NEEDS.items()
     }
