@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import auth, events, health, history, live, metadata, progress, proof, realtime, runs
+from api import auth, batches, events, health, history, live, metadata, progress, proof, realtime, runs
 from api.access import Access, Owner
 from api.cors import Cors
 from api.problems import HANDLERS
@@ -28,11 +28,17 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/erase", proof.erase, methods=["POST"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
+    Route("/api/v1/runs/{run_id}/tags", runs.add_tags, methods=["POST"]),
+    Route("/api/v2/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
+    Route("/api/v3/batches", batches.create_batch, methods=["POST"]),
+    Route("/api/v3/batches/{batch_id}/items", batches.add_items, methods=["POST"]),
+    Route("/api/v2/batches/{batch_id}", batches.get_batch, methods=["GET"]),
+    Route("/api/v2/tasks/batch", batches.trigger_batch, methods=["POST"]),
     Route("/realtime/v1/runs/{run_id}", realtime.run_feed, methods=["GET"]),
     Route("/realtime/v1/runs", realtime.tags_feed, methods=["GET"]),
     Route("/realtime/v1/batches/{batch_id}", realtime.batch_feed, methods=["GET"]),

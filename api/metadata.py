@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.problems import bad_request
-from api.rendering import json_response
+from api.rendering import json_response, unapplied_members
 from api.requests import (
     VERSION_MAX,
     caller_of,
@@ -72,8 +72,4 @@ async def put_metadata(request: Request) -> Response:
 
 
 def _unapplied_text(unapplied: tuple[UnappliedOperation, ...]) -> str:
-    if not unapplied:
-        return "[]"
-    return values.dump(
-        [{"list": one.list, "index": one.index, "key": one.key, "reason": one.reason} for one in unapplied]
-    )
+    return values.dump(unapplied_members(unapplied)) if unapplied else "[]"

@@ -12,6 +12,7 @@ request.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,16 @@ from projections import errors as refusals
 from projections import values
 
 FAULTS_SHOWN = 10  # faults of one body that an answer lists
+
+# What the Trigger.dev SDK asks of a server that executes tasks, and why there is nothing to do here.
+_UNSUPPORTED = re.compile(
+    r"/api/v\d/(runs/[^/]+/(?P<replay>replay)|runs/[^/]+/(?P<reschedule>reschedule)|(?P<packet>packets)/.*)"
+)
+_REASONS = {
+    "replay": "a ledger records runs and executes none, so it cannot replay one; trigger the task again",
+    "reschedule": "a ledger records runs and executes none, so it cannot reschedule one; tell who executes it",
+    "packet": "there is no store for large payloads; send less than 131,072 bytes, or say where it lies",
+}
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +56,10 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.IdempotencyConflict: (422, "The idempotency key was used before"),
     ledger_errors.RunExists: (422, "The run id is taken"),
     ledger_errors.UnknownParent: (422, "No such parent run"),
+    ledger_errors.BatchNotFound: (404, "No such batch"),
+    ledger_errors.NoSuchPlace: (422, "The batch has no such place"),
+    ledger_errors.BatchUnfinished: (422, "The batch is not complete"),
+    ledger_errors.AlreadyFinished: (422, "The run is over"),
     ledger_errors.NothingToErase: (404, "Nothing to erase"),
     ledger_errors.Unsound: (422, "The run does not verify"),
     ledger_errors.LateWrite: (422, "The run finished too long ago"),
@@ -147,7 +162,10 @@ async def on_problem(_: Request, error: Exception) -> Response:
 
 async def on_invalid_body(_: Request, error: Exception) -> Response:
     """Render what pydantic found wrong with a body."""
-    assert isinstance(error, ValidationError)
+    return problem_of(error).response()
+
+
+def _invalid_body(error: ValidationError) -> Problem:
     faults = [_fault(details) for details in error.errors(include_url=False, include_input=False)[:FAULTS_SHOWN]]
     count = error.error_count()
     detail = "; ".join(
@@ -158,13 +176,17 @@ async def on_invalid_body(_: Request, error: Exception) -> Response:
     status = max(fault[2] for fault in faults) if all(fault[2] != 400 for fault in faults) else 400
     members = {"errors": [{"place": place, "message": message} for place, message, _ in faults]}
     title = "The body is not acceptable" if status == 400 else "The body is past a bound"
-    return Problem(status, "invalid-body" if status == 400 else "out-of-bounds", title, detail, members).response()
+    return Problem(status, "invalid-body" if status == 400 else "out-of-bounds", title, detail, members)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Render what the router refused."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
+    unsupported = _UNSUPPORTED.fullmatch(request.scope["path"])
+    if error.status_code == 404 and unsupported is not None:
+        reason = _REASONS[unsupported.lastgroup or ""]
+        problem = Problem(404, "unsupported", "The ledger does not do this", reason)
+    elif error.status_code == 404:
         problem = Problem(404, "no-such-route", "No such route", f"there is nothing at {request.scope['path']}")
     elif error.status_code == 405:
         allowed = ", ".join(sorted(_methods_here(request)))
@@ -199,7 +221,11 @@ def _methods_here(request: Request) -> set[str]:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to what the ledger or a rule refused."""
+    """The answer to what the ledger, a rule or the description of a body refused."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ValidationError):
+        return _invalid_body(error)
     status, title = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
     if isinstance(error, ledger_errors.Unavailable):

@@ -32,13 +32,14 @@ from api.live import streams_of, whose_streams
 from api.problems import Problem, bad_request
 from api.rendering import json_response
 from api.requests import log_of, run_id_of
-from api.scopes import readable
+from api.scopes import readable, visible_batch
 from api.shapes import MUST_REFETCH, UP_TO_DATE, change
 from api.streams import Seat
 from api.token_scopes import judge_tags, token_of
-from ledger.errors import BadCursor, SubscriptionEnded
+from ledger.errors import BadCursor, BatchNotFound, SubscriptionEnded
 from ledger.feed import Cursor, FeedEvent, Selection
 from ledger.log import Log
+from ledger.run_ids import BATCH_ID
 from ledger.states import Mark, Members, RunState, StatesPage
 from ledger.subscriptions import Subscription
 from projections import values
@@ -111,6 +112,13 @@ async def tags_feed(request: Request) -> Response:
 async def batch_feed(request: Request) -> Response:
     """Answer the runs of a batch, then the next version of any of them."""
     batch: str = request.path_params["batch_id"]
+    if "handle" not in request.query_params:
+        log = log_of(request)
+        if not BATCH_ID.fullmatch(batch):
+            raise BatchNotFound(batch)
+        await log.batch(batch)
+        if readable(request) is not None:
+            visible_batch(request, await log.batch_details(batch))
     return await _members_feed(request, Members(batch=batch, within=readable(request)), ("batch", batch))
 
 

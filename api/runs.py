@@ -9,7 +9,7 @@ from starlette.responses import Response
 from api import scopes
 from api.auth import token_headers
 from api.problems import bad_request
-from api.rendering import details_members, json_response, run_members
+from api.rendering import details_members, json_response, run_members, unapplied_members
 from api.requests import (
     caller_of,
     check_query,
@@ -17,11 +17,12 @@ from api.requests import (
     log_of,
     moment,
     read,
+    read_optional,
     run_id_of,
     whole_number,
 )
 from api.token_scopes import judge_list
-from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
+from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
 from ledger.log import Created
 from ledger.run_ids import RUN_ID
 from projections import values
@@ -67,16 +68,33 @@ async def set_status(request: Request) -> Response:
     """Give a run another status."""
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
-    moved = await log_of(request).move(
-        body.command(run_id, expected_versions(request)),
-        caller_of(request, body.actor),
-        idempotency,
-    )
+    command = body.command(run_id, expected_versions(request))
+    scopes.judge_family(request, command.last_change)
+    moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": moved.run_id, "status": moved.status.value, "version": moved.version}
-    headers = {"ETag": f'"{moved.version}"'}
-    if moved.is_replay:
-        headers["Idempotency-Replayed"] = "true"
-    return json_response(values.dump(answer), headers=headers)
+    if body.last_flush is not None:
+        answer["unapplied"] = unapplied_members(moved.unapplied)
+    return json_response(values.dump(answer), headers=_written(moved.version, is_replay=moved.is_replay))
+
+
+async def cancel(request: Request) -> Response:
+    """End a run as cancelled; one that is over stays as it is."""
+    run_id = run_id_of(request)
+    body, idempotency = await read_optional(request, CANCELLATION)
+    command = body.command(run_id, expected_versions(request))
+    moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
+    answer: JsonObject = {"id": moved.run_id, "version": moved.version}
+    return json_response(values.dump(answer), headers=_written(moved.version, is_replay=moved.is_replay))
+
+
+async def add_tags(request: Request) -> Response:
+    """Give a run more tags; blank ones and those that it has are skipped."""
+    run_id = run_id_of(request)
+    body, idempotency = await read(request, NEW_TAGS)
+    command = body.command(run_id, expected_versions(request))
+    tagged = await log_of(request).tag(command, caller_of(request, body.actor), idempotency)
+    answer: JsonObject = {"message": "the run has these tags", "id": run_id, "version": tagged.version}
+    return json_response(values.dump(answer), headers=_written(tagged.version, is_replay=tagged.is_replay))
 
 
 async def list_runs(request: Request) -> Response:
@@ -127,6 +145,10 @@ def _statuses(request: Request) -> list[Status]:
 
 def _listed(request: Request, name: str) -> list[str]:
     return [item for item in request.query_params.get(name, "").split(",") if item]
+
+
+def _written(version: int, *, is_replay: bool) -> dict[str, str]:
+    return {"ETag": f'"{version}"', **({"Idempotency-Replayed": "true"} if is_replay else {})}
 
 
 def _replayed(created: Created) -> dict[str, str]:

@@ -7,6 +7,7 @@ read a run but not do what it asks, the answer is 403.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from starlette.requests import Request
@@ -15,9 +16,17 @@ from starlette.types import ASGIApp
 
 from api.problems import Problem
 from api.requests import log_of, run_id_of
-from api.token_scopes import TOKEN_NEEDS, judge_token, reaches_run, token_of, without_relatives_out_of_scope
+from api.token_scopes import (
+    TOKEN_NEEDS,
+    judge_item,
+    judge_token,
+    reaches_run,
+    token_of,
+    without_relatives_out_of_scope,
+)
 from api.tokens import PublicToken
-from ledger.errors import RunExists, RunNotFound, UnknownParent
+from ledger.batches import BatchDetails, BatchRun
+from ledger.errors import BatchNotFound, RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
 from ledger.log import Created, Relative
 from ledger.reads import RunDetails
@@ -58,6 +67,12 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", f"{_RUN}/status"): Need("write", "run"),
     ("POST", "/api/v1/tasks/{task:path}/trigger"): Need("write", "handler"),
     ("POST", "/api/v1/runs"): Need("write", "handler"),
+    ("POST", "/api/v3/batches"): Need("write", "handler"),
+    ("POST", "/api/v3/batches/{batch_id}/items"): Need("write", "handler"),
+    ("GET", "/api/v2/batches/{batch_id}"): Need("read", "handler"),
+    ("POST", "/api/v2/tasks/batch"): Need("write", "handler"),
+    ("POST", "/api/v2/runs/{run_id}/cancel"): Need("write", "run"),
+    ("POST", f"{_RUN}/tags"): Need("write", "run"),
     ("GET", "/api/v1/runs"): Need("read", "handler"),
     ("GET", "/api/v3/runs/{run_id}"): Need("read", "run"),
     ("GET", "/realtime/v1/runs/{run_id}"): Need("read", "run"),
@@ -114,12 +129,52 @@ def readable(request: Request) -> Reach | None:
 
 def without_hidden_relatives(request: Request, details: RunDetails) -> RunDetails:
     """A run without those above it that the key, or the token, of the request may not read."""
-    above = without_relatives_out_of_scope(request, details)
+    details = without_relatives_out_of_scope(request, details)
     reach = readable(request)
-    if reach is not None:
-        parent, root = (run if run is not None and reach.holds(run.task, run.tags) else None for run in above)
-        above = parent, root
-    return replace(details, parent=above[0], root=above[1])
+    if reach is None:
+        return details
+    parent, root = (
+        run if run is not None and reach.holds(run.task, run.tags) else None
+        for run in (details.parent, details.root)
+    )
+    children = tuple(run for run in details.children if reach.holds(run.task, run.tags))
+    return replace(details, parent=parent, root=root, children=children)
+
+
+def visible_batch(request: Request, details: BatchDetails) -> BatchDetails:
+    """
+    A batch with those of its runs that the key of the request may read.
+
+    Raises:
+        BatchNotFound: It may read none of them.
+    """
+    reach = readable(request)
+    if reach is None:
+        return details
+    runs = tuple(run for run in details.runs if reach.holds(run.task, run.tags))
+    if not runs:
+        raise BatchNotFound(details.batch.id)
+    return replace(details, runs=runs)
+
+
+async def judge_known_batch(request: Request, batch_id: str) -> None:
+    """
+    Judge whether a key may know of a batch that an idempotency key led it to: of every run in it.
+
+    Raises:
+        Problem: 422.
+    """
+    grant = grant_of(request)
+    if grant is None or grant.write.is_whole:
+        return
+    details = await log_of(request).batch_details(batch_id)
+    if not all(_knows(grant, run) for run in details.runs):
+        raise Problem(
+            422,
+            "batch-exists",
+            "The idempotency key is taken",
+            "the idempotency key belongs to a batch with runs that this API key does not reach; choose another",
+        )
 
 
 def judge_other_run(request: Request, run_id: str) -> None:
@@ -134,7 +189,7 @@ def judge_other_run(request: Request, run_id: str) -> None:
         raise RunNotFound(run_id)
 
 
-def judge_family(request: Request, command: ChangeMetadata) -> None:
+def judge_family(request: Request, command: ChangeMetadata | None) -> None:
     """
     Judge whether a key may write to the runs above the named one, where the request does that.
 
@@ -142,7 +197,9 @@ def judge_family(request: Request, command: ChangeMetadata) -> None:
         Problem: 403; nothing was written.
     """
     grant = grant_of(request)
-    if grant is None or grant.write.is_whole or not (command.parent_operations or command.root_operations):
+    if grant is None or grant.write.is_whole or command is None:
+        return
+    if not (command.parent_operations or command.root_operations):
         return
     family = log_of(request).family(command.run_id)
     touched = (
@@ -172,10 +229,7 @@ async def create(
         _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
         return await log.create(command, caller, idempotency, one_time)
-    if not grant.write.holds(command.task, command.tags):
-        raise _out_of_reach(grant.write, "write", "the new run")
-    if command.parent is not None:
-        _judge_parent(request, grant, command.parent)
+    _judge_new_run(request, grant, command)
     try:
         created = await log.create(command, caller, idempotency, one_time)
     except RunExists as error:
@@ -185,6 +239,38 @@ async def create(
     if (created.is_cached or created.is_replay) and not _knows(grant, log.family(created.run_id).own):
         raise _taken()  # Found by an id or an idempotency key; nothing was written.
     return created
+
+
+async def create_item(request: Request, command: CreateRun, caller: Caller) -> Created | None:
+    """
+    As `create`, in a place of a batch; None where the place was taken before.
+
+    Raises:
+        Problem: See `create`.
+        LedgerError: See `Log.create_item`.
+    """
+    log = log_of(request)
+    grant = grant_of(request)
+    token = token_of(request)
+    if token is not None:
+        judge_item(token, command.task)
+        if command.parent is not None:
+            _judge_parent_of_token(request, token, command.parent)
+    if grant is None or grant.write.is_whole:
+        return await log.create_item(command, caller)
+    _judge_new_run(request, grant, command)
+    try:
+        # Judged within the transaction: a place is not given to a run that its caller may not know of.
+        return await log.create_item(replace(command, may_take=partial(_reaches, grant)), caller)
+    except RunExists as error:
+        raise _taken() from error
+
+
+def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
+    if not grant.write.holds(command.task, command.tags):
+        raise _out_of_reach(grant.write, "write", "the new run")
+    if command.parent is not None:
+        _judge_parent(request, grant, command.parent)
 
 
 def _judge(request: Request, grant: Grant, need: Need) -> None:
@@ -222,12 +308,16 @@ def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
         raise UnknownParent(parent)
 
 
-def _holds(reach: Reach, run: Relative) -> bool:
+def _holds(reach: Reach, run: Relative | BatchRun) -> bool:
     return reach.holds(run.task, run.tags)
 
 
-def _knows(grant: Grant, run: Relative) -> bool:
-    return _holds(grant.read, run) or _holds(grant.write, run)
+def _knows(grant: Grant, run: Relative | BatchRun) -> bool:
+    return _reaches(grant, run.task, run.tags)
+
+
+def _reaches(grant: Grant, task: str, tags: tuple[str, ...]) -> bool:
+    return grant.read.holds(task, tags) or grant.write.holds(task, tags)
 
 
 def _taken() -> Problem:

@@ -9,7 +9,7 @@ run's page in a browser needs: the history names API keys, and `parentOperations
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from starlette.requests import Request
@@ -42,6 +42,10 @@ TOKEN_NEEDS: dict[tuple[str, str], TokenNeed] = {
     ("GET", "/api/v3/runs/{run_id}"): TokenNeed("read", "run"),
     ("GET", "/api/v1/runs"): TokenNeed("read", "handler"),
     ("POST", "/api/v1/tasks/{task:path}/trigger"): TokenNeed("trigger", "task"),
+    ("POST", "/api/v2/runs/{run_id}/cancel"): TokenNeed("write", "run"),
+    ("GET", "/api/v2/batches/{batch_id}"): TokenNeed("read", "batch"),
+    ("POST", "/api/v3/batches"): TokenNeed("batchTrigger", "handler"),
+    ("POST", "/api/v3/batches/{batch_id}/items"): TokenNeed("batchTrigger", "handler"),
     ("GET", "/realtime/v1/runs/{run_id}"): TokenNeed("read", "run"),
     ("GET", "/realtime/v1/runs"): TokenNeed("read", "handler"),
     ("GET", "/realtime/v1/batches/{batch_id}"): TokenNeed("read", "batch"),
@@ -63,8 +67,9 @@ def judge_token(request: Request, token: PublicToken, need: TokenNeed | None) ->
     """
     if need is None:
         raise _forbidden("key-only", "this route takes an API key, no public token; call it from your own server")
-    if token.is_one_time and need.action == "read":
-        raise _forbidden("missing-scope", "this public token is for triggering once, and does nothing else")
+    if token.is_one_time and need.action != "trigger":
+        # A batch takes two requests or more, so nothing that is for one request can make it.
+        raise _forbidden("one-time-token", "this public token triggers one run, and does nothing else")
     params = request.path_params
     match need.of:
         case "run" if not reaches_run(request, token, need.action, params["run_id"]):
@@ -105,21 +110,50 @@ def judge_tags(request: Request, tags: Collection[str]) -> None:
         raise _out_of_scope("read", "runs with these tags")
 
 
+def judge_batch(request: Request, tasks: Collection[str]) -> None:
+    """
+    Judge whether a token may create a batch of runs of these *tasks*; none where it is not said which.
+
+    Raises:
+        Problem: 403.
+    """
+    token = token_of(request)
+    if token is None or _triggers_any_batch(token):
+        return
+    if not tasks or not all(token.allows("batchTrigger", "tasks", task) for task in tasks):
+        raise _out_of_scope("batchTrigger", "these tasks")
+
+
+def judge_item(token: PublicToken, task: str) -> None:
+    """
+    Judge whether a token may create a run of a task in a batch.
+
+    Raises:
+        Problem: 403.
+    """
+    if not (_triggers_any_batch(token) or token.allows("batchTrigger", "tasks", task)):
+        raise _out_of_scope("batchTrigger", f"the task {task!r}")
+
+
+def _triggers_any_batch(token: PublicToken) -> bool:
+    return token.allows("batchTrigger", "batch") or token.allows("batchTrigger", "tasks")
+
+
 def may_read(token: PublicToken, run: Run) -> bool:
     """Whether a token reaches a run that the answer would show besides the one it asked for."""
     return _reaches(token, "read", run.id, run.task, run.tags, run.batch)
 
 
-def without_relatives_out_of_scope(request: Request, details: RunDetails) -> tuple[Run | None, Run | None]:
-    """Parent and root of a run, without what the request's token does not reach."""
+def without_relatives_out_of_scope(request: Request, details: RunDetails) -> RunDetails:
+    """A run without those of its family that the request's token does not reach."""
     token = token_of(request)
-    parent, root = details.parent, details.root
     if token is None:
-        return parent, root
-    return (
-        parent if parent is not None and may_read(token, parent) else None,
-        root if root is not None and may_read(token, root) else None,
+        return details
+    parent, root = (
+        run if run is not None and may_read(token, run) else None for run in (details.parent, details.root)
     )
+    children = tuple(run for run in details.children if may_read(token, run))
+    return replace(details, parent=parent, root=root, children=children)
 
 
 def reaches_run(request: Request, token: PublicToken, action: Action, run_id: str) -> bool:

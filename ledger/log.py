@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from ledger import as_of, feed, history, reads, statements, states
 from ledger.as_of import RunsPage
+from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
 from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedEvent, FeedPage, Selection
@@ -20,21 +21,27 @@ from ledger.verify import verify_run
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,
+    Batch,
     Caller,
     ChangeMetadata,
     ChangeStatus,
     Command,
+    CreateBatch,
     CreateRun,
     Environment,
     EraseKey,
     IdempotencyKey,
+    KnownItem,
     OneTime,
     Outcome,
     Refused,
     Replayed,
     Rules,
+    TagRun,
     UnappliedOperation,
     Write,
+    Written,
+    WrittenBatch,
 )
 from projections.events import Event
 from projections.lifecycle import Status
@@ -137,12 +144,44 @@ class Moved:
         run_id: The run.
         status: The status that was asked for, which it has.
         version: Its version.
+        unapplied: Operations of its last change that had nothing to work on.
         is_replay: The same request came before; nothing was written now.
     """
 
     run_id: str
     status: Status
     version: int
+    unapplied: tuple[UnappliedOperation, ...] = ()
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """
+    A run after a request for more tags.
+
+    Attributes:
+        version: Its version.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    version: int
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedBatch:
+    """
+    A batch that exists now.
+
+    Attributes:
+        batch: The batch.
+        is_cached: It existed before this request, and is complete.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    batch: Batch
+    is_cached: bool
     is_replay: bool = False
 
 
@@ -234,8 +273,10 @@ class Log:
         outcome = await self._write(command, caller, idempotency, one_time)
         if isinstance(outcome, Replayed):
             run_key = outcome.run_key
+            assert run_key is not None
             head = await self._store.read(lambda reader: reads.head_by_key(reader, self._environment.id, run_key))
             return Created(head.run.id, outcome.version, not outcome.created, is_replay=True)
+        assert isinstance(outcome, Written)
         return Created(outcome.run.id, outcome.run.version, not outcome.created)
 
     async def change(
@@ -258,6 +299,7 @@ class Log:
         if isinstance(outcome, Replayed):
             snapshot = await self.metadata(command.run_id, version=outcome.version)
             return Changed(snapshot, outcome.unapplied, is_replay=True)
+        assert isinstance(outcome, Written)
         return Changed(outcome.run.snapshot, outcome.unapplied)
 
     async def move(
@@ -275,8 +317,80 @@ class Log:
         """
         outcome = await self._write(command, caller, idempotency)
         if isinstance(outcome, Replayed):
-            return Moved(command.run_id, command.status, outcome.version, is_replay=True)
-        return Moved(command.run_id, command.status, outcome.run.version)
+            return Moved(command.run_id, command.status, outcome.version, outcome.unapplied, is_replay=True)
+        assert isinstance(outcome, Written)
+        return Moved(command.run_id, command.status, outcome.run.version, outcome.unapplied)
+
+    async def tag(
+        self, command: TagRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+    ) -> Tagged:
+        """
+        Give a run more tags; those that it has already are no event.
+
+        Raises:
+            RunNotFound: There is no such run.
+            WrongExpectedVersion: Another writer was faster.
+            OutOfBounds: They would be too many.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            return Tagged(outcome.version, is_replay=True)
+        assert isinstance(outcome, Written)
+        return Tagged(outcome.run.version)
+
+    async def create_batch(self, command: CreateBatch, idempotency: IdempotencyKey | None = None) -> CreatedBatch:
+        """
+        Make room for the runs of a batch, or find the batch that its key leads to.
+
+        Raises:
+            BatchUnfinished: The key leads to one of another size that lacks some of its runs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, NOBODY, idempotency)
+        if isinstance(outcome, Replayed):
+            assert outcome.batch_id is not None
+            return CreatedBatch(await self.batch(outcome.batch_id), not outcome.created, is_replay=True)
+        assert isinstance(outcome, WrittenBatch)
+        return CreatedBatch(outcome.batch, outcome.is_cached)
+
+    async def create_item(self, command: CreateRun, caller: Caller = NOBODY) -> Created | None:
+        """
+        Begin a run in a place of a batch.
+
+        Returns:
+            The run; None where the place was taken before, which is then left as it is.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            NoSuchPlace: It was created for fewer runs.
+            LedgerError: See `create`.
+        """
+        outcome = await self._write(command, caller, None)
+        if isinstance(outcome, KnownItem):
+            return None
+        assert isinstance(outcome, Written)
+        return Created(outcome.run.id, outcome.run.version, not outcome.created)
+
+    async def batch(self, batch_id: str) -> Batch:
+        """
+        A batch without its runs.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return await self._store.read(lambda reader: reads.batch(reader, self._environment.id, batch_id))
+
+    async def batch_details(self, batch_id: str) -> BatchDetails:
+        """
+        A batch with its runs.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return await self._store.read(lambda reader: reads.batch_details(reader, self._environment.id, batch_id))
 
     def current(self, run_id: str) -> Current:
         """
@@ -742,7 +856,7 @@ class Log:
         outcome = await self._write(
             EraseKey(run_id=run_id, path=path, reason=reason, expected=expected), caller, None
         )
-        assert not isinstance(outcome, Replayed)
+        assert isinstance(outcome, Written)
         return Erased(run_id, outcome.run.version, outcome.redacted)
 
     async def _write(

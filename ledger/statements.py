@@ -29,6 +29,8 @@ from sqlalchemy import (
 from ledger.keys import Reach
 from ledger.tables import (
     api_keys,
+    batch_items,
+    batches,
     checkpoints,
     environments,
     erasures,
@@ -187,6 +189,11 @@ LAST_VERSION = select(runs.c.version).where(
 # What the feed says of the runs that events belong to. `values` is a list of run keys.
 LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags, runs.c.batch).where(
     runs.c.environment_id == _environment, _any_of_values(runs.c.run_key)
+)
+
+# The runs below a run, oldest first, `count` of them. `run_key` is its key.
+CHILDREN = (
+    _heads().where(runs.c.parent_key == bindparam("run_key")).order_by(runs.c.run_key).limit(bindparam("count"))
 )
 
 # Task and tags of one run and of the two above it, with the ids of these, and its batch: what the restriction of a
@@ -491,6 +498,51 @@ EXPIRED_KEYS = (
     select(idempotency.c.key)
     .where(idempotency.c.environment_id == _environment, idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("count"))
+)
+
+# --- batches ---
+
+# Batches by id; by the idempotency key they were created with, newest first. `values` is a list.
+BATCHES = select(batches).where(batches.c.environment_id == _environment, _any_of_values(batches.c.batch_id))
+BATCHES_BY_IDEMPOTENCY_KEY = (
+    select(batches)
+    .where(batches.c.environment_id == _environment, _any_of_values(batches.c.idempotency_key))
+    .order_by(batches.c.created_at.desc())
+)
+
+ADD_BATCHES = insert(batches)
+
+# A batch after places of it were taken. `environment` and `batch` name it.
+CHANGE_BATCHES = (
+    update(batches)
+    .where(batches.c.environment_id == bindparam("environment"), batches.c.batch_id == bindparam("batch"))
+    .values(
+        item_count=bindparam("item_count"), updated_at=bindparam("updated_at"), sealed_at=bindparam("sealed_at")
+    )
+)
+
+# Which of these places of a batch are taken. `values` is a list of them.
+BATCH_ITEMS = select(batch_items.c.item_index).where(
+    batch_items.c.environment_id == _environment,
+    batch_items.c.batch_id == bindparam("batch_id"),
+    _any_of_values(batch_items.c.item_index),
+)
+
+ADD_BATCH_ITEMS = insert(batch_items)
+
+# The runs of a batch by their places, as far as the batch and a key's restriction are judged by them.
+BATCH_RUNS = (
+    select(runs.c.run_id, runs.c.task, runs.c.tags, runs.c.status, runs.c.updated_at, runs.c.finished_at)
+    .join(
+        batch_items,
+        (batch_items.c.environment_id == runs.c.environment_id) & (batch_items.c.run_key == runs.c.run_key),
+    )
+    .where(
+        runs.c.environment_id == _environment,
+        batch_items.c.environment_id == _environment,
+        batch_items.c.batch_id == bindparam("batch_id"),
+    )
+    .order_by(batch_items.c.item_index)
 )
 
 # --- the whole log, to be proven: read row by row, never at once ---

@@ -162,6 +162,44 @@ refusals = Table(
     _of_a_run(),
 )
 
+batches = Table(
+    "batches",
+    schema,
+    _environment(),
+    Column("batch_id", Text, nullable=False),
+    Column("run_count", Integer, nullable=False),
+    Column("item_count", Integer, nullable=False),
+    Column("idempotency_key", Text),
+    Column("idempotency_expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("sealed_at", BigInteger),
+    PrimaryKeyConstraint("environment_id", "batch_id"),
+    CheckConstraint("item_count BETWEEN 0 AND run_count", name="batch_item_count"),
+    Index(
+        "batches_by_idempotency_key",
+        "environment_id",
+        "idempotency_key",
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+# The places of a batch that are taken. A run may stand in several batches: a trigger's key leads back to it.
+batch_items = Table(
+    "batch_items",
+    schema,
+    _environment(),
+    Column("batch_id", Text, nullable=False),
+    Column("item_index", Integer, nullable=False),
+    Column("run_key", BigInteger, nullable=False),
+    PrimaryKeyConstraint("environment_id", "batch_id", "item_index"),
+    ForeignKeyConstraint(["environment_id", "batch_id"], ["batches.environment_id", "batches.batch_id"]),
+    _of_a_run(),
+    sqlite_with_rowid=False,
+)
+
+# What a key leads to: a run, or a batch.
 idempotency = Table(
     "idempotency",
     schema,
@@ -169,10 +207,11 @@ idempotency = Table(
     Column("key", Text, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("status", Integer, nullable=False),
-    Column("run_key", BigInteger, nullable=False),
+    Column("run_key", BigInteger),
     Column("version", BigInteger, nullable=False),
     Column("unapplied", Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("batch_id", Text),
     PrimaryKeyConstraint("environment_id", "key"),
     _of_a_run(),
     Index("idempotency_by_expiry", "environment_id", "expires_at"),

@@ -18,7 +18,7 @@ from ledger.commit import Committed, commit_group
 from ledger.erase import erase
 from ledger.errors import Busy, LedgerError, Overloaded
 from ledger.group import Recorded, Transaction
-from ledger.writes import Environment, EraseKey, Outcome, Rules, Write
+from ledger.writes import CreateBatch, Environment, EraseKey, Outcome, Rules, Write
 from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
@@ -174,7 +174,10 @@ class Writer:
         try:
             await self._commit([waiting])
         except Exception as error:
-            _logger.exception("a write to run %s failed", waiting.write.command.run_id)
+            command = waiting.write.command
+            _logger.exception(
+                "a write to %s failed", command.batch_id if isinstance(command, CreateBatch) else command.run_id
+            )
             _fail([waiting], error)
 
     async def _transact(self, group: Sequence[_Waiting]) -> Committed:

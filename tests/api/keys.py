@@ -9,6 +9,7 @@ from api.app import ROUTES
 from api.scopes import NEEDS, Need
 from ledger.keys import Action
 from ledger.ledger import Ledger
+from ledger.writes import CreateBatch
 from tests.api.service import MASTER, Service
 
 _METADATA = {"operations": [{"type": "set", "key": "k", "value": 1}]}
@@ -20,12 +21,19 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/runs"): {"task": "t"},
     ("POST", "/api/v1/auth/jwt/claims"): None,
     ("POST", "/api/v1/auth/public-tokens"): {"scopes": ["read:runs:r"]},
+    ("POST", "/api/v1/runs/{run_id}/tags"): {"tags": "a tag"},
+    ("POST", "/api/v2/runs/{run_id}/cancel"): {},
+    ("POST", "/api/v3/batches"): {"runCount": 1},
+    ("POST", "/api/v3/batches/{batch_id}/items"): {"index": 0, "task": "t"},
+    ("POST", "/api/v2/tasks/batch"): {"items": [{"task": "t"}]},
 }
 QUERIES = {
     "/api/v1/runs/{run_id}/metadata/diff": "?from=1&to=1",
     "/api/v1/runs/{run_id}/metadata/explain": "?key=k",
     "/realtime/v1/runs": "?tags=a+tag",
 }
+
+BATCH = "batch_" + "0" * 25  # The one that `Keyed.create_batch` makes.
 
 # Every route of the application as (method, path): a new one is tested by being there.
 EVERY = sorted((method, route.path) for route in ROUTES for method in route.methods or () if method != "HEAD")
@@ -89,6 +97,15 @@ class Keyed:
     def create(self, run: str, task: str = "t", **members: Any) -> httpx2.Response:
         return self.request("POST", "/api/v1/runs", json={"id": run, "task": task, **members})
 
+    def create_batch(self) -> None:
+        """A batch that has room for one run."""
+        ledger: Ledger = self._api._ledger
+
+        async def make() -> None:
+            await (await ledger.log(self._environment)).create_batch(CreateBatch(batch_id=BATCH, run_count=1))
+
+        self._api._runner.run(make())
+
     def put(self, run: str, **lists: Any) -> httpx2.Response:
         return self.request("PUT", f"/api/v1/runs/{run}/metadata", json=lists or _METADATA)
 
@@ -106,7 +123,7 @@ class Keyed:
 
 
 def path_of(route: tuple[str, str], run: str = "r") -> str:
-    path = route[1].replace("{run_id}", run).replace("{task:path}", "t").replace("{batch_id}", "b")
+    path = route[1].replace("{run_id}", run).replace("{batch_id}", BATCH).replace("{task:path}", "t")
     return path + QUERIES.get(route[1], "")
 
 

@@ -111,6 +111,7 @@ def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, rou
 def test_the_scope_that_a_route_asks_for_opens_it(api: Service, route: tuple[str, str]) -> None:
     everything = Keyed(api)
     everything.create("r")
+    everything.create_batch()
     for scope in (action_of(route), "admin"):
         everything.put("r")  # Something to erase.
         answer = Keyed(api, scopes=[scope]).call(route)
@@ -937,7 +938,7 @@ def test_the_documentation_names_every_route_with_its_scope() -> None:
         re.findall(r"^\| `([A-Z]+ /[^`]*)` \| `?([a-z]+)`? \|", (ROOT / "docs/keys.md").read_text(), re.MULTILINE)
     )
     table = {
-        re.sub(r"\{(run|batch)_id\}", "{id}", f"{method} {path}").replace("{task:path}", "{task}"): (
+        f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"): (
             "none" if need is None else need.action or "any"
         )
         for (method, path), need in scopes.NEEDS.items()

@@ -87,7 +87,13 @@ def test_related_runs_carry_the_fields_of_a_run(api: Service) -> None:
         "triggerFunction": "trigger",
         "relatedRuns": {"parent": related["b"], "root": related["a"]},
     }
-    assert api.get("/api/v3/runs/b").json()["relatedRuns"] == {"parent": related["a"], "root": related["a"]}
+    child = {**run_members("c", tags=["c"]), "depth": 2, "triggerFunction": "trigger"}
+    assert api.get("/api/v3/runs/b").json()["relatedRuns"] == {
+        "parent": related["a"],
+        "root": related["a"],
+        "children": [child],
+    }
+    assert api.get("/api/v3/runs/a").json()["relatedRuns"] == {"children": [related["b"]]}
 
 
 TRUE_FLAGS = {

@@ -22,7 +22,7 @@ from api.token_scopes import TOKEN_NEEDS
 from api.tokens import Scope, is_token, signed
 from ledger.keys import derive_key
 from ledger.master import MASTER_BYTES, Master, UnusableSecret, secret_file
-from tests.api.keys import EVERY, KEYED, Keyed, body_of, path_of, seen
+from tests.api.keys import BATCH, EVERY, KEYED, Keyed, body_of, path_of, seen
 from tests.api.server import ROOT
 from tests.api.service import MASTER, SECOND, Service, problem, service
 
@@ -35,6 +35,7 @@ LIVE = "/api/v1/runs/{run_id}/metadata/live"
 @pytest.fixture
 def key(api: Service) -> Keyed:
     made = Keyed(api, name="ci", scopes=["admin"])
+    made.create_batch()
     made.create("r", tags=["a tag", "other"], metadata={"secret": 1}, payload={"rows": 1})
     return made
 
@@ -260,7 +261,7 @@ def test_a_token_without_a_fitting_scope_is_forbidden(
 def test_a_token_for_everything_opens_what_is_for_tokens(
     api: Service, key: Keyed, route: tuple[str, str], scope: str
 ) -> None:
-    assert ask(api, token_of(api, key, scope), route).status_code == 200
+    assert ask(api, token_of(api, key, scope), route).status_code in {200, 201}
 
 
 @pytest.mark.parametrize("route", FOR_TOKENS)
@@ -279,7 +280,7 @@ def test_the_documentation_names_every_route_for_tokens() -> None:
     text = (ROOT / "docs/realtime.md").read_text()
     documented = re.findall(r"^\| `([A-Z]+ /[^`]*)` \| `([a-zA-Z]+)`", text, re.MULTILINE)
     table = [
-        (re.sub(r"\{(run|batch)_id\}", "{id}", f"{method} {path}").replace("{task:path}", "{task}"), need.action)
+        (f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"), need.action)
         for (method, path), need in TOKEN_NEEDS.items()
     ]
     assert sorted(documented) == sorted(table)
@@ -404,18 +405,81 @@ def test_tags_are_followed_with_a_scope_for_one_of_them(
 
 
 def test_a_batch_is_followed_with_a_scope_for_it(api: Service, key: Keyed) -> None:
-    path = "/realtime/v1/batches/b"
-    allowed = {
-        scope: api.get(path, bearer(token_of(api, key, scope))).status_code
-        for scope in ("read:batch:b", "read:batch", "read:batch:c", "read:runs", "write:batch:b")
-    }
-    assert allowed == {
-        "read:batch:b": 200,
-        "read:batch": 200,
-        "read:batch:c": 403,
-        "read:runs": 403,
-        "write:batch:b": 403,
-    }
+    for path in (f"/realtime/v1/batches/{BATCH}", f"/api/v2/batches/{BATCH}"):
+        allowed = {
+            scope: api.get(path, bearer(token_of(api, key, scope))).status_code
+            for scope in (f"read:batch:{BATCH}", "read:batch", "read:batch:c", "read:runs", f"write:batch:{BATCH}")
+        }
+        assert [*allowed.values()] == [200, 200, 403, 403, 403]
+    everything = token_of(api, key, "read:batch")
+    for unknown in ("batch_" + "1" * 25, "x"):
+        answer = api.get(f"/realtime/v1/batches/{unknown}", bearer(everything))
+        assert problem(answer, 404)["code"] == "batch-not-found"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "tasks", "status"),
+    [
+        (["batchTrigger"], [], 201),
+        (["batchTrigger:batch"], ["t"], 201),
+        (["batchTrigger:tasks"], ["t"], 201),
+        (["batchTrigger:tasks:t"], ["t"], 201),
+        (["batchTrigger:tasks:t", "batchTrigger:tasks:u"], ["t", "u"], 201),
+        (["batchTrigger:tasks:t"], ["t", "u"], 403),
+        (["batchTrigger:tasks:t"], [], 403),
+        (["trigger:tasks:t"], ["t"], 403),
+        (["batchTrigger:runs"], ["t"], 403),
+    ],
+)
+def test_a_batch_is_made_with_a_scope_for_every_task_that_it_names(
+    api: Service, key: Keyed, scopes: list[str], tasks: list[str], status: int
+) -> None:
+    token = token_of(api, key, *scopes)
+    body: dict[str, Any] = {"runCount": 1, "taskIdentifiers": tasks} if tasks else {"runCount": 1}
+    answer = api.post("/api/v3/batches", body, headers=bearer(token))
+    assert answer.status_code == status, answer.text
+    if status == 201:
+        made = answer.json()["id"]
+        reader = answer.headers["x-trigger-jwt"]
+        assert api.get(f"/realtime/v1/batches/{made}", bearer(reader)).status_code == 200
+        assert api.get(f"/realtime/v1/batches/{BATCH}", bearer(reader)).status_code == 403
+
+
+def test_items_are_taken_of_tasks_that_a_token_is_for_and_of_no_others(api: Service, key: Keyed) -> None:
+    token = token_of(api, key, "batchTrigger:tasks:t")
+    headers = {**bearer(token), "Content-Type": "application/x-ndjson"}
+    path = f"/api/v3/batches/{BATCH}/items"
+    before = api.contents()["runs"]
+    for item in ({"index": 0, "task": "u"}, {"index": 0, "task": "t", "options": {"parentRunId": "r"}}):
+        answer = api.request("POST", path, content=json.dumps(item), headers=headers)
+        assert answer.status_code in {403, 422}
+    assert api.contents()["runs"] == before
+    answer = api.request("POST", path, content='{"index": 0, "task": "t"}', headers=headers)
+    assert (answer.status_code, answer.json()["itemsAccepted"]) == (200, 1)
+
+
+def test_a_one_time_token_makes_no_batch(api: Service, key: Keyed) -> None:
+    token = token_of(api, key, "batchTrigger", otu=True)
+    for route in (("POST", "/api/v3/batches"), ("POST", "/api/v3/batches/{batch_id}/items")):
+        assert problem(ask(api, token, route), 403)["code"] == "one-time-token"
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ("write:runs:r", 200),
+        ("write:tasks:t", 200),
+        ("write", 200),
+        ("write:tags:other", 403),
+        ("write:runs:x", 403),
+        ("read:runs:r", 403),
+    ],
+)
+def test_a_run_is_cancelled_with_a_scope_for_it_or_its_task(
+    api: Service, key: Keyed, scope: str, status: int
+) -> None:
+    answer = api.post("/api/v2/runs/r/cancel", {}, headers=bearer(token_of(api, key, scope)))
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -735,7 +799,7 @@ def test_a_one_time_token_does_nothing_but_trigger(api: Service, key: Keyed) -> 
     token = token_of(api, key, "trigger", "read", otu=True)
     for route in FOR_TOKENS:
         if route[0] == "GET":
-            assert problem(ask(api, token, route), 403)["code"] == "missing-scope"
+            assert problem(ask(api, token, route), 403)["code"] == "one-time-token"
     assert trigger(api, token).status_code == 200
 
 
