@@ -15,7 +15,7 @@ from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
 from ledger.sqlite import SqliteStore
-from ledger.states import Mark, Members, RunState, StatesPage
+from ledger.states import Folds, Mark, Members, RunState, StatesPage
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import verify_run
 from ledger.writer import Writer
@@ -235,6 +235,7 @@ class Log:
         self._subscriptions = subscriptions
         self._environment = environment
         self._marks: dict[str, Mark] = {}
+        self._folds = Folds()
         self.metadata_bytes_max = rules.metadata_bytes_max
 
     @property
@@ -610,7 +611,13 @@ class Log:
             RunNotFound: There is no such run.
             BadCursor: It never had that state.
         """
-        return await self._store.read(lambda reader: states.after(reader, self._environment.id, run_id, mark))
+        folded = self._folds.get(run_id, mark.version)
+        state = await self._store.read(
+            lambda reader: states.after(reader, self._environment.id, run_id, mark, folded)
+        )
+        if state is not None:
+            self._folds.keep(state)
+        return state
 
     async def states_of(self, entries: Sequence[FeedEvent]) -> list[RunState]:
         """The state of a run after each of the first of some events, of different runs; a bounded number."""

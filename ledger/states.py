@@ -6,8 +6,9 @@ The status of a past version would have to be looked for among all events before
 and who asks for the next one hands it back: then only what came between is looked at.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -21,11 +22,15 @@ from ledger.keys import Reach
 from ledger.reads import Reader
 from projections import values
 from projections.events import RunCreated, RunStatusChanged, RunTagged, load_body
+from projections.history import metadata_after
+from projections.lifecycle import Status
 from projections.runs import Run
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
 PAGE_RUNS_MAX = 100  # runs of one page
+FOLDS_MAX = 1_000  # past versions whose metadata is kept
+FOLDS_BYTES_MAX = 8 * 2**20  # and its bytes of JSON
 PAGE_BYTES_MAX = 2**20  # bytes of their metadata and payloads, unless the first alone has more
 
 
@@ -57,6 +62,7 @@ class RunState:
         payload: What it was triggered with, as it came; only where that is asked for.
         payload_type: How to read the payload, None for a plain JSON value.
         is_whole: The payload was asked for.
+        erasures: How many erasures the run had had when its metadata was folded; None where its head had it.
     """
 
     run: Run
@@ -66,6 +72,48 @@ class RunState:
     payload: JsonValue = None
     payload_type: str | None = None
     is_whole: bool = False
+    erasures: int | None = None
+
+
+class Folded(NamedTuple):
+    """
+    Metadata of a past version.
+
+    Attributes:
+        snapshot: The metadata.
+        erasures: How many erasures the run had had.
+    """
+
+    snapshot: Snapshot
+    erasures: int
+
+
+class Folds:
+    """
+    Metadata of past versions that was folded of late: the next version is one step from there.
+
+    A snapshot is kept at the end of a request, and a request may hold thousands of events.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], Folded] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, run_id: str, version: int) -> Folded | None:
+        """What was folded for a version of a run."""
+        return self._kept.get((run_id, version))
+
+    def keep(self, state: RunState) -> None:
+        """Keep a state that was folded, and let the oldest go."""
+        if state.erasures is None:
+            return
+        place = state.run.id, state.run.version
+        known = self._kept.pop(place, None)
+        self._kept[place] = Folded(state.run.snapshot, state.erasures)
+        self._bytes += state.run.snapshot.size_bytes - (0 if known is None else known.snapshot.size_bytes)
+        while len(self._kept) > FOLDS_MAX or self._bytes > FOLDS_BYTES_MAX:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.snapshot.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +165,7 @@ async def current(reader: Reader, environment_id: int, run_id: str) -> RunState:
     return await _state(reader, environment_id, own, own.run, whole=True)
 
 
-async def after(reader: Reader, environment_id: int, run_id: str, mark: Mark) -> RunState | None:
+async def after(reader: Reader, environment_id: int, run_id: str, mark: Mark, folds: Folds) -> RunState | None:
     """See `Log.state_after`."""
     own = await reads.head(reader, environment_id, run_id)
     if mark.version > own.run.version or not 0 < mark.status_version <= mark.version:
@@ -125,6 +173,7 @@ async def after(reader: Reader, environment_id: int, run_id: str, mark: Mark) ->
     if mark.version == own.run.version:
         return None
     run = own.run
+    erasures = None
     if mark.version + 1 < own.run.version:
         event = await reads.event(reader, environment_id, own, mark.version + 1)
         tags = own.run.tags[: mark.tags]
@@ -132,8 +181,11 @@ async def after(reader: Reader, environment_id: int, run_id: str, mark: Mark) ->
             body = event.body
             assert isinstance(body, RunTagged)
             tags = tuple(dict.fromkeys((*tags, *body.tags)))
-        run = await _run_at(reader, environment_id, own, event.version, event.recorded_at, tags, mark)
-    return await _state(reader, environment_id, own, run)
+        erasures = await _count_erasures(reader, environment_id, own)
+        # What was folded before an erasure may hold what was erased.
+        before = folded.snapshot if folded is not None and folded.erasures == erasures else None
+        run = await _run_at(reader, environment_id, own, event.version, event.recorded_at, tags, mark, before)
+    return replace(await _state(reader, environment_id, own, run), erasures=erasures)
 
 
 async def of_events(
@@ -210,6 +262,13 @@ async def page(
     return StatesPage(states, position, last if len(rows) > PAGE_RUNS_MAX else None)
 
 
+async def _count_erasures(reader: Reader, environment_id: int, own: Head) -> int:
+    row = await reader.row(statements.COUNT_ERASURES, environment_id=environment_id, run_key=own.key)
+    assert row is not None
+    count: int = row["count"]
+    return count
+
+
 async def _state_at_position(
     reader: Reader, environment_id: int, own: Head, position: int, *, is_now: bool
 ) -> RunState | None:
@@ -233,6 +292,7 @@ async def _run_at(
     recorded_at: Microseconds,
     tags: tuple[str, ...],
     mark: Mark,
+    before: Snapshot | None = None,
 ) -> Run:
     """
     A run as it stood at a version below its current one.
@@ -245,6 +305,7 @@ async def _run_at(
         recorded_at: When that was recorded.
         tags: The tags that it had.
         mark: What is known of an earlier version, or of this one.
+        before: The metadata of the version before, where it is known.
     """
     run = own.run
     started_at = run.started_at
@@ -253,8 +314,12 @@ async def _run_at(
     run = run._replace(tags=tags, updated_at=recorded_at, started_at=started_at)
     if run.status_version > version:
         run = await _with_status(reader, environment_id, own, run, version, mark)
-    snapshot: Snapshot = await reads.snapshot_at(reader, environment_id, own, version)
-    return run._replace(snapshot=snapshot)
+    if run.status_version == 1 and run.status != Status.EXECUTING:
+        run = run._replace(started_at=None)  # The same instant may hold its start, in a later version.
+    if before is None:
+        return run._replace(snapshot=await reads.snapshot_at(reader, environment_id, own, version))
+    event = await reads.event(reader, environment_id, own, version)
+    return run._replace(snapshot=Snapshot.of(metadata_after(before.metadata, event.body), version))
 
 
 async def _with_status(reader: Reader, environment_id: int, own: Head, run: Run, version: int, mark: Mark) -> Run:

@@ -90,6 +90,12 @@ export async function withToken({ url, token, retrieve = [], trigger, follow }) 
   });
 }
 
+/** Trigger a batch of runs of one task. */
+export async function triggerBatch({ url, key, task, payloads }) {
+  use({ url, key });
+  return tasks.batchTrigger(task, payloads.map((payload) => ({ payload })));
+}
+
 /** The token that comes with a trigger reads its run, also while the run goes on. */
 export async function triggerAndFollow({ url, key, task, options, requestOptions }, say) {
   use({ url, key });
