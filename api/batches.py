@@ -134,7 +134,10 @@ class _Intake:
             return False
         try:
             item = BATCH_ITEM.validate_python(values.parse(text))
-        except (BadJson, ValidationError) as error:
+        except BadJson as error:
+            self.fault = number, BadJson(error.place.removeprefix("line 1, "), error.reason)
+            return False
+        except ValidationError as error:
             self.fault = number, error
             return False
         return await self.submit(number, item.in_batch(self.batch_id), len(text))

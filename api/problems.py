@@ -31,7 +31,7 @@ FAULTS_SHOWN = 10  # faults of one body that an answer lists
 
 # What the Trigger.dev SDK asks of a server that executes tasks, and why there is nothing to do here.
 _UNSUPPORTED = re.compile(
-    r"/api/v\d/(runs/[^/]+/(?P<replay>replay)|runs/[^/]+/(?P<reschedule>reschedule)|(?P<packet>packets)/.*)"
+    r"/api/v\d/(?:runs/[^/]+/(?P<replay>replay)|runs/[^/]+/(?P<reschedule>reschedule)|(?P<packet>packets)/.*)"
 )
 _REASONS = {
     "replay": "a ledger records runs and executes none, so it cannot replay one; trigger the task again",
@@ -184,7 +184,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     unsupported = _UNSUPPORTED.fullmatch(request.scope["path"])
     if error.status_code == 404 and unsupported is not None:
-        reason = _REASONS[unsupported.lastgroup or ""]
+        reason = _REASONS[str(unsupported.lastgroup)]
         problem = Problem(404, "unsupported", "The ledger does not do this", reason)
     elif error.status_code == 404:
         problem = Problem(404, "no-such-route", "No such route", f"there is nothing at {request.scope['path']}")

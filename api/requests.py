@@ -26,6 +26,8 @@ HOLDER = "public token"  # For whom a key acts, as the history says it, where on
 VERSION_MAX = 2**53  # A version is a JSON number.
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
+UNREAD_BYTES_MAX = 160 * 2**20  # bytes that are read to nowhere: more than the largest batch of the SDK
+
 _NDJSON_TYPE = re.compile(r"application/(x-)?ndjson\s*(;.*)?", re.IGNORECASE)
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
@@ -111,7 +113,7 @@ async def lines(request: Request, bytes_max: int) -> AsyncGenerator[tuple[int, b
         if not number:
             raise bad_request("empty-body", "the request body is empty; send a JSON object on each line")
     finally:
-        await _read_to_nowhere(body, BODY_BYTES_MAX)
+        await _read_to_nowhere(body, UNREAD_BYTES_MAX)
 
 
 async def read_bytes(request: Request) -> bytes:

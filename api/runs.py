@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from api import scopes
 from api.auth import token_headers
+from api.cursors import cursors_of
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members, unapplied_members
 from api.requests import (
@@ -100,11 +101,8 @@ async def add_tags(request: Request) -> Response:
 async def list_runs(request: Request) -> Response:
     """Answer one page of runs, newest first, as they are or as they stood."""
     check_query(request, _QUERY)
-    query = request.query_params
-    after, before = query.get("page[after]"), query.get("page[before]")
-    if after is not None and before is not None:
-        raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
-    for cursor in (after, before):
+    cursors = cursors_of(request)
+    for cursor in (cursors.after, cursors.before):
         if cursor is not None and not RUN_ID.fullmatch(cursor):
             raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
     tasks = _listed(request, "filter[taskIdentifier]")
@@ -113,8 +111,8 @@ async def list_runs(request: Request) -> Response:
     at = moment(request, "asOf")
     filters: Any = {
         "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        "after": after,
-        "before": before,
+        "after": cursors.after,
+        "before": cursors.before,
         "statuses": _statuses(request),
         "tasks": tasks,
         "within": scopes.readable(request),
@@ -129,8 +127,7 @@ async def list_runs(request: Request) -> Response:
     else:
         past = await log.runs_as_of(at, **filters)
         found, following, previous = past.items, past.next, past.previous
-    cursors = {"next": following, "previous": previous}
-    pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
+    pagination = cursors.pagination(following, previous)
     environment: JsonObject = {"id": log.environment, "name": log.environment}
     data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
     return json_response(values.dump({"data": data, "pagination": pagination}))

@@ -98,10 +98,12 @@ def _packet(value: object) -> object:
     Source: `stopAndReturnLastFlush` of the SDK, which writes `{json, meta}` as text; `json` is the plain value. A
     caller without the SDK may send the plain value, or its text, as `application/json`.
     """
+    if value is None:
+        return None
     if not isinstance(value, dict):
         raise ValueError("must be an object with data and dataType")  # noqa: TRY004 - pydantic reads ValueError.
     data, kind = value.get("data"), value.get("dataType")
-    if kind not in {"application/json", "application/super+json"}:
+    if kind not in ("application/json", "application/super+json"):  # A list cannot be looked up in a set.
         raise ValueError("dataType must be application/super+json or application/json")
     if data is None:
         return None
@@ -111,6 +113,8 @@ def _packet(value: object) -> object:
         if not isinstance(data, dict) or "json" not in data:
             raise ValueError("data must be the text of an object that has a json")
         data = data["json"]
+    if not isinstance(data, dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reads ValueError.
     return data
 
 

@@ -165,7 +165,9 @@ async def current(reader: Reader, environment_id: int, run_id: str) -> RunState:
     return await _state(reader, environment_id, own, own.run, whole=True)
 
 
-async def after(reader: Reader, environment_id: int, run_id: str, mark: Mark, folds: Folds) -> RunState | None:
+async def after(
+    reader: Reader, environment_id: int, run_id: str, mark: Mark, folded: Folded | None
+) -> RunState | None:
     """See `Log.state_after`."""
     own = await reads.head(reader, environment_id, run_id)
     if mark.version > own.run.version or not 0 < mark.status_version <= mark.version:

@@ -97,7 +97,7 @@ def contents(path: Path) -> dict[str, int]:
 
 
 @cache
-def _empty() -> bytes:
+def empty() -> bytes:
     """A database with all tables and nothing in them: making one takes longer than most tests."""
     with TemporaryDirectory() as folder, asyncio.Runner() as runner:
         path = Path(folder) / "empty.db"
@@ -108,7 +108,7 @@ def _empty() -> bytes:
 @contextmanager
 def service(path: Path, **limits: int) -> Iterator[Service]:
     if not path.exists():
-        path.write_bytes(_empty())
+        path.write_bytes(empty())
     with asyncio.Runner() as runner:
         made = Service(runner, path, **limits)
         try:

@@ -37,13 +37,6 @@ class Job:
         assert answer.status_code == 200, answer.text
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all: each test has runs of its own."""
-    with serving(tmp_path_factory.mktemp("realtime") / "ledger.db") as running:
-        yield running
-
-
 @pytest.fixture
 def job(server: Server) -> Iterator[Job]:
     with closing(Job(server)) as made:

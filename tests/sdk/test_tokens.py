@@ -1,6 +1,5 @@
 """Public tokens, as the SDK makes and shows them."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -167,4 +166,4 @@ def test_an_open_ledger_answers_claims_and_takes_what_is_signed_with_anything(
             assert done["retrieved"] == ["r"]
             assert len(done["followed"]) == 1
             assert done["triggered"]["publicAccessToken"]
-        assert json.loads(server.client().post("/api/v1/auth/jwt/claims").content) == {"sub": "dev", "pub": True}
+        assert job._http.post("/api/v1/auth/jwt/claims").json() == {"sub": "dev", "pub": True}
