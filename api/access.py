@@ -65,7 +65,7 @@ class Access:
         """Pass a request on, or say why not."""
         if scope["type"] == "http":
             try:
-                send = self._admit(scope, send)
+                send = await self._admit(scope, send)
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return
@@ -74,13 +74,13 @@ class Access:
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope, send: Send) -> Send:
+    async def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
         scope["run_ledger.tokens"] = self._tokens
         is_public = scope["path"] in PUBLIC_PATHS
         try:
-            is_open = keys.is_open
+            is_open = await keys.is_open()
         except LedgerError:
             if not is_public:
                 raise
@@ -94,9 +94,9 @@ class Access:
         token: PublicToken | None = None
         try:
             if is_token(text):
-                key, token = self._tokens.admit(text)
+                key, token = await self._tokens.admit(text)
             else:
-                key = keys.admit(text)
+                key = await keys.admit(text)
         except (KeyRefused, BadToken) as refused:
             raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
         scope["run_ledger.key"] = key
@@ -140,7 +140,7 @@ class Owner:
         await self._app(scope, receive, send)
 
 
-def may_stay(request: Request) -> bool:
+async def may_stay(request: Request) -> bool:
     """
     Whether a request that goes on for long would be let in again: its key may have been revoked since, its token
     have expired, or the first key of an open ledger have been made.
@@ -155,7 +155,7 @@ def may_stay(request: Request) -> bool:
     token: PublicToken | None = request.scope.get("run_ledger.token")
     if token is not None and token.expires_at <= ledger.keys.now():
         return False
-    return ledger.keys.is_open if key is None else ledger.keys.is_valid(key)
+    return await ledger.keys.is_open() if key is None else await ledger.keys.is_valid(key)
 
 
 def is_loopback(host: str) -> bool:

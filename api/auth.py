@@ -56,7 +56,9 @@ async def create_public_token(request: Request) -> Response:
         # Nobody verifies it while the ledger is open: any bearer is as good.
         text = signed(secrets.token_hex(32), log_of(request).environment, body.scopes, now_s, expires_s, **further)
     else:
-        beyond = [scope for scope in body.scopes if not _is_within(key.grant, log_of(request), Scope.parse(scope))]
+        beyond = [
+            scope for scope in body.scopes if not await _is_within(key.grant, log_of(request), Scope.parse(scope))
+        ]
         if beyond:
             raise Problem(
                 403,
@@ -66,7 +68,7 @@ async def create_public_token(request: Request) -> Response:
                 "a token does not exceed its key",
             )
         tokens: Tokens = request.scope["run_ledger.tokens"]
-        made = tokens.sign(key, body.scopes, expires_s, **further)
+        made = await tokens.sign(key, body.scopes, expires_s, **further)
         if made is None:
             raise Problem(
                 503,
@@ -80,7 +82,7 @@ async def create_public_token(request: Request) -> Response:
     return json_response(values.dump(answer), headers={"Cache-Control": "no-store"})
 
 
-def token_headers(request: Request, scope: str) -> dict[str, str]:
+async def token_headers(request: Request, scope: str) -> dict[str, str]:
     """
     What an answer says, beside what was made, for reading that with a public token.
 
@@ -100,7 +102,7 @@ def token_headers(request: Request, scope: str) -> dict[str, str]:
     )
     if key is not None and not signs_itself:
         realtime = {"skipColumns": sorted(token.skipped_columns)} if token and token.skipped_columns else None
-        text = tokens.sign(key, [scope], _now_s(request) + LIFE_S, realtime=realtime)
+        text = await tokens.sign(key, [scope], _now_s(request) + LIFE_S, realtime=realtime)
         if text is not None:
             headers["x-trigger-jwt"] = text
     return headers
@@ -135,7 +137,7 @@ def _expiry(asked: float | str | None, now_s: int) -> int:
         ) from error
 
 
-def _is_within(grant: Grant, log: Log, scope: Scope) -> bool:
+async def _is_within(grant: Grant, log: Log, scope: Scope) -> bool:
     """Whether a key may do what a scope allows."""
     action = _OF_THE_KEY.get(scope.action, "admin")
     reach = grant.reach(action)
@@ -148,7 +150,7 @@ def _is_within(grant: Grant, log: Log, scope: Scope) -> bool:
             return scope.id in reach.tags
         case "runs":
             try:
-                own = log.family(scope.id).own
+                own = (await log.family(scope.id)).own
             except RunNotFound:
                 return False
             return reach.holds(own.task, own.tags)

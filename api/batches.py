@@ -45,7 +45,7 @@ async def create_batch(request: Request) -> Response:
     answer: dict[str, Any] = {"id": batch.id, "runCount": batch.run_count, "isCached": created.is_cached}
     if batch.idempotency_key is not None:
         answer["idempotencyKey"] = batch.idempotency_key
-    headers = token_headers(request, f"read:batch:{batch.id}")
+    headers = await token_headers(request, f"read:batch:{batch.id}")
     if created.is_replay:
         headers["Idempotency-Replayed"] = "true"
     return json_response(values.dump(answer), 200 if created.is_cached else 201, headers)
@@ -91,7 +91,7 @@ async def trigger_batch(request: Request) -> Response:
     if intake.fault is not None:
         raise await intake.refusal()
     answer: dict[str, Any] = {"id": created.batch.id, "runCount": created.batch.run_count, "isCached": False}
-    headers = token_headers(request, f"read:batch:{created.batch.id}")
+    headers = await token_headers(request, f"read:batch:{created.batch.id}")
     if created.is_replay:
         headers["Idempotency-Replayed"] = "true"
     return json_response(values.dump(answer), 200, headers)

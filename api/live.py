@@ -49,7 +49,7 @@ async def run_live(request: Request) -> ASGIApp:
         )
     log = log_of(request)
     if request.method == "HEAD":
-        log.current(run_id)
+        await log.current(run_id)
         return NoStream()
     seat = await streams_of(request).open(whose_streams(request), log.follow(run_id, after=after, key=key))
     run = seat.subscription.run

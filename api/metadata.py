@@ -40,7 +40,7 @@ async def get_metadata(request: Request) -> Response:
         snapshot = await log.metadata(run_id, version=version, at=at)
         text, number, size = snapshot.text, snapshot.version, snapshot.size_bytes
     else:
-        current = log.current(run_id)
+        current = await log.current(run_id)
         text, number, size = current.text, current.version, current.size_bytes
     headers = {"ETag": f'"{number}"'}
     if has_version(request, number):
@@ -58,7 +58,7 @@ async def put_metadata(request: Request) -> Response:
     body, idempotency = await read(request, METADATA_CHANGE)
     log = log_of(request)
     command = body.command(run_id, expected_versions(request))
-    judge_family(request, command)
+    await judge_family(request, command)
     changed = await log.change(command, caller_of(request, body.actor), idempotency)
     snapshot = changed.snapshot
     headers = {"ETag": f'"{snapshot.version}"'}

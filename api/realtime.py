@@ -80,12 +80,12 @@ async def run_feed(request: Request) -> Response:
     run_id = run_id_of(request)
     asked = _asked(request)
     log = log_of(request)
-    handle = _handle(log.end().epoch, 0, "run", run_id)
+    handle = _handle((await log.end()).epoch, 0, "run", run_id)
     if asked.offset is None:
         return _state_answer(await log.state(run_id), "insert", handle, asked)
     version, step = asked.offset
     mark = Mark(version, *divmod(step, _TAG_PLACES))
-    current = log.current(run_id).version
+    current = (await log.current(run_id)).version
     if asked.handle != handle or version > current:
         return _refetch(handle)
     try:
@@ -93,7 +93,7 @@ async def run_feed(request: Request) -> Response:
             seat = await streams_of(request).open(whose_streams(request), log.follow(run_id, after=version))
             async with _held(request, seat) as subscription:
                 await _next(subscription, _hold_s(request))
-            _check_still_admitted(request)
+            await _check_still_admitted(request)
         state = await log.state_after(run_id, mark)
     except BadCursor:
         return _refetch(handle)
@@ -126,7 +126,7 @@ async def _members_feed(request: Request, members: Members, question: Sequence[s
     """Answer runs that belong together: all of them, in pages, then what happens to them."""
     asked = _asked(request)
     log = log_of(request)
-    epoch = log.end().epoch
+    epoch = (await log.end()).epoch
     since = _since(request, log) if members.tags else 0
     if asked.offset is not None:
         known = _HANDLE.fullmatch(asked.handle or "")
@@ -150,7 +150,7 @@ async def _members_feed(request: Request, members: Members, question: Sequence[s
         states, position = await _next_states(
             log, members, subscription, position, _hold_s(request) if asked.is_live else 0
         )
-    _check_still_admitted(request)
+    await _check_still_admitted(request)
     messages = [change(state, "update", asked.skipped) for state in states]
     return _answer(messages, handle, f"{position}_0")
 
@@ -228,9 +228,9 @@ async def _wait_for_leave(request: Request, subscription: Subscription) -> None:
     subscription.close()
 
 
-def _check_still_admitted(request: Request) -> None:
+async def _check_still_admitted(request: Request) -> None:
     """Judge a request once more that was held: much may have happened meanwhile."""
-    if not may_stay(request):
+    if not await may_stay(request):
         raise Problem(
             401,
             "no-longer-admitted",

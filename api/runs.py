@@ -53,7 +53,7 @@ async def trigger(request: Request) -> Response:
     body, idempotency = await read(request, TRIGGER)
     created = await scopes.create(request, body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
-    headers = {**token_headers(request, f"read:runs:{created.run_id}"), **_replayed(created)}
+    headers = {**await token_headers(request, f"read:runs:{created.run_id}"), **_replayed(created)}
     return json_response(values.dump(answer), headers=headers)
 
 
@@ -70,7 +70,7 @@ async def set_status(request: Request) -> Response:
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
     command = body.command(run_id, expected_versions(request))
-    scopes.judge_family(request, command.last_change)
+    await scopes.judge_family(request, command.last_change)
     moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": moved.run_id, "status": moved.status.value, "version": moved.version}
     if body.last_flush is not None:

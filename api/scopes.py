@@ -108,8 +108,9 @@ def guarded(route: Route) -> Route:
         if key is not None and need is not None:
             token = token_of(request)
             if token is not None:
-                judge_token(request, token, TOKEN_NEEDS.get(("GET" if method == "HEAD" else method, route.path)))
-            _judge(request, key.grant, need)
+                asked = TOKEN_NEEDS.get(("GET" if method == "HEAD" else method, route.path))
+                await judge_token(request, token, asked)
+            await _judge(request, key.grant, need)
         return await endpoint(request)
 
     return Route(route.path, judged, methods=[*needs], name=route.name)
@@ -177,7 +178,7 @@ async def judge_known_batch(request: Request, batch_id: str) -> None:
         )
 
 
-def judge_other_run(request: Request, run_id: str) -> None:
+async def judge_other_run(request: Request, run_id: str) -> None:
     """
     Judge whether a key may read a run that the query names beside the one in the path.
 
@@ -185,11 +186,11 @@ def judge_other_run(request: Request, run_id: str) -> None:
         RunNotFound: It may not, or there is no such run.
     """
     reach = readable(request)
-    if reach is not None and not _holds(reach, log_of(request).family(run_id).own):
+    if reach is not None and not _holds(reach, (await log_of(request).family(run_id)).own):
         raise RunNotFound(run_id)
 
 
-def judge_family(request: Request, command: ChangeMetadata | None) -> None:
+async def judge_family(request: Request, command: ChangeMetadata | None) -> None:
     """
     Judge whether a key may write to the runs above the named one, where the request does that.
 
@@ -201,7 +202,7 @@ def judge_family(request: Request, command: ChangeMetadata | None) -> None:
         return
     if not (command.parent_operations or command.root_operations):
         return
-    family = log_of(request).family(command.run_id)
+    family = await log_of(request).family(command.run_id)
     touched = (
         ("parent", command.parent_operations, family.parent),
         ("root", command.root_operations, family.root),
@@ -226,17 +227,17 @@ async def create(
     token = token_of(request)
     one_time = None if token is None else token.one_time
     if command.parent is not None and token is not None:
-        _judge_parent_of_token(request, token, command.parent)
+        await _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
         return await log.create(command, caller, idempotency, one_time)
-    _judge_new_run(request, grant, command)
+    await _judge_new_run(request, grant, command)
     try:
         created = await log.create(command, caller, idempotency, one_time)
     except RunExists as error:
-        if _knows(grant, log.family(error.run_id).own):
+        if _knows(grant, (await log.family(error.run_id)).own):
             raise
         raise _taken() from error
-    if (created.is_cached or created.is_replay) and not _knows(grant, log.family(created.run_id).own):
+    if (created.is_cached or created.is_replay) and not _knows(grant, (await log.family(created.run_id)).own):
         raise _taken()  # Found by an id or an idempotency key; nothing was written.
     return created
 
@@ -255,10 +256,10 @@ async def create_item(request: Request, command: CreateRun, caller: Caller) -> C
     if token is not None:
         judge_item(token, command.task)
         if command.parent is not None:
-            _judge_parent_of_token(request, token, command.parent)
+            await _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
         return await log.create_item(command, caller)
-    _judge_new_run(request, grant, command)
+    await _judge_new_run(request, grant, command)
     try:
         # Judged within the transaction: a place is not given to a run that its caller may not know of.
         return await log.create_item(replace(command, may_take=partial(_reaches, grant)), caller)
@@ -266,14 +267,14 @@ async def create_item(request: Request, command: CreateRun, caller: Caller) -> C
         raise _taken() from error
 
 
-def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
+async def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> None:
     if not grant.write.holds(command.task, command.tags):
         raise _out_of_reach(grant.write, "write", "the new run")
     if command.parent is not None:
-        _judge_parent(request, grant, command.parent)
+        await _judge_parent(request, grant, command.parent)
 
 
-def _judge(request: Request, grant: Grant, need: Need) -> None:
+async def _judge(request: Request, grant: Grant, need: Need) -> None:
     if need.action is None:
         return
     reach = grant.reach(need.action)
@@ -286,22 +287,22 @@ def _judge(request: Request, grant: Grant, need: Need) -> None:
         raise _forbidden("restricted-scope", f"{detail} to {describe(reach)}", need.action)
     if need.of == "run":
         run_id = run_id_of(request)
-        own = log_of(request).family(run_id).own
+        own = (await log_of(request).family(run_id)).own
         if not _holds(reach, own):
             if _holds(grant.read, own):
                 raise _out_of_reach(reach, need.action, "this run")
             raise RunNotFound(run_id)
 
 
-def _judge_parent_of_token(request: Request, token: PublicToken, parent: str) -> None:
+async def _judge_parent_of_token(request: Request, token: PublicToken, parent: str) -> None:
     """What a token may not read is no parent for it, as if there were no such run."""
-    if not reaches_run(request, token, "read", parent):
+    if not await reaches_run(request, token, "read", parent):
         raise UnknownParent(parent)
 
 
-def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
+async def _judge_parent(request: Request, grant: Grant, parent: str) -> None:
     try:
-        known = _knows(grant, log_of(request).family(parent).own)
+        known = _knows(grant, (await log_of(request).family(parent)).own)
     except RunNotFound:
         known = False
     if not known:

@@ -15,7 +15,7 @@ Source: the WHATWG HTML standard, section Server-sent events.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -244,7 +244,7 @@ class Permit:
         heartbeat_s: Seconds from one question to the next.
     """
 
-    def __init__(self, asked: Callable[[], bool], heartbeat_s: float) -> None:
+    def __init__(self, asked: Callable[[], Awaitable[bool]], heartbeat_s: float) -> None:
         self._asked = asked
         self._heartbeat_s = heartbeat_s
         self._clock = asyncio.get_running_loop().time
@@ -255,7 +255,7 @@ class Permit:
         """Seconds until it is asked again."""
         return max(0.0, self._due - self._clock())
 
-    def holds(self) -> bool:
+    async def holds(self) -> bool:
         """
         Whether the stream may go on.
 
@@ -266,7 +266,7 @@ class Permit:
         if now < self._due:
             return True
         self._due = now + self._heartbeat_s
-        return self._asked()
+        return await self._asked()
 
 
 async def next_batch(
@@ -280,7 +280,7 @@ async def next_batch(
     """
     try:
         entries = await subscription.next(0 if at_once else permit.left_s)
-        return entries if permit.holds() else None
+        return entries if await permit.holds() else None
     except SubscriptionEnded:
         return None
     except Unavailable:

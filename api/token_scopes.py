@@ -58,7 +58,7 @@ def token_of(request: Request) -> PublicToken | None:
     return token
 
 
-def judge_token(request: Request, token: PublicToken, need: TokenNeed | None) -> None:
+async def judge_token(request: Request, token: PublicToken, need: TokenNeed | None) -> None:
     """
     Judge whether a token may call a route at all.
 
@@ -72,7 +72,7 @@ def judge_token(request: Request, token: PublicToken, need: TokenNeed | None) ->
         raise _forbidden("one-time-token", "this public token triggers one run, and does nothing else")
     params = request.path_params
     match need.of:
-        case "run" if not reaches_run(request, token, need.action, params["run_id"]):
+        case "run" if not await reaches_run(request, token, need.action, params["run_id"]):
             raise _out_of_scope(need.action, "this run")
         case "batch" if not token.allows(need.action, "batch", params["batch_id"]):
             raise _out_of_scope(need.action, "this batch")
@@ -156,14 +156,14 @@ def without_relatives_out_of_scope(request: Request, details: RunDetails) -> Run
     return replace(details, parent=parent, root=root, children=children)
 
 
-def reaches_run(request: Request, token: PublicToken, action: Action, run_id: str) -> bool:
+async def reaches_run(request: Request, token: PublicToken, action: Action, run_id: str) -> bool:
     """Whether a token lets its owner do something to a run; never to one that does not exist, but by its id."""
     if token.allows(action, "runs", run_id):
         return True
     if not any(scope.action in {action, "*"} for scope in token.scopes):
         return False
     try:
-        own = log_of(request).family(run_id).own
+        own = (await log_of(request).family(run_id)).own
     except RunNotFound:
         return False
     return _reaches(token, action, run_id, own.task, own.tags, own.batch)

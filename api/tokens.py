@@ -142,7 +142,7 @@ class Tokens:
         self._master = master
         self._has_complained = False
 
-    def admit(self, text: str) -> tuple[ApiKey, PublicToken]:
+    async def admit(self, text: str) -> tuple[ApiKey, PublicToken]:
         """
         The key that a token was signed with, and what the token may do.
 
@@ -152,11 +152,11 @@ class Tokens:
             Unavailable: The database cannot be read.
         """
         environment, key_id = _named_key(text)
-        claims = _verified(text, self._key_text(environment, key_id))
+        claims = _verified(text, await self._key_text(environment, key_id))
         token = _read(text, claims, self._keys.now())
-        return self._keys.admit_signer(environment, key_id), token
+        return await self._keys.admit_signer(environment, key_id), token
 
-    def sign(self, key: ApiKey, scopes: Sequence[str], expires_s: int, **claims: Any) -> str | None:
+    async def sign(self, key: ApiKey, scopes: Sequence[str], expires_s: int, **claims: Any) -> str | None:
         """
         A token of a key.
 
@@ -172,17 +172,17 @@ class Tokens:
         Raises:
             Unavailable: The database cannot be read.
         """
-        text = self._key_text(key.environment.name, key.id)
+        text = await self._key_text(key.environment.name, key.id)
         if text is None:
             return None
         now_s = self._keys.now() // _MICROSECONDS
         return signed(text, subject_of(key), scopes, now_s, expires_s, **claims)
 
-    def _key_text(self, environment: str, key_id: str) -> str | None:
+    async def _key_text(self, environment: str, key_id: str) -> str | None:
         if self._master is None:
             return None
         try:
-            signer = self._keys.signer(environment, key_id, self._master())
+            signer = await self._keys.signer(environment, key_id, self._master())
         except UnusableSecret as error:
             self._complain(str(error))
             return None

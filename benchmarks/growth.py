@@ -38,7 +38,7 @@ async def append(log: Log, events: int) -> None:
 
 async def read_current(log: Log, events: int) -> None:
     """Read the current metadata."""
-    log.current(run_id(events))
+    await log.current(run_id(events))
 
 
 async def read_middle(log: Log, events: int) -> None:

@@ -36,7 +36,7 @@ _places = {events: itertools.cycle(range(-15, 15)) for events in EVENTS}
 
 async def read_current(log: Log, events: int) -> None:
     """Read the current metadata."""
-    log.current(run_id(events))
+    await log.current(run_id(events))
 
 
 async def read_middle(log: Log, events: int) -> None:

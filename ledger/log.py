@@ -14,8 +14,8 @@ from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
-from ledger.sqlite import SqliteStore
 from ledger.states import Folds, Mark, Members, RunState, StatesPage
+from ledger.store import Store
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import verify_run
 from ledger.writer import Writer
@@ -224,7 +224,7 @@ class Log:
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store,
         writer: Writer,
         environment: Environment,
         rules: Rules,
@@ -393,28 +393,30 @@ class Log:
         """
         return await self._store.read(lambda reader: reads.batch_details(reader, self._environment.id, batch_id))
 
-    def current(self, run_id: str) -> Current:
+    async def current(self, run_id: str) -> Current:
         """
-        The current metadata of a run, answered at once.
+        The current metadata of a run.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        found = self._store.current(self._environment.id, run_id)
+        found = await self._store.current(self._environment.id, run_id)
         if found is None:
             raise RunNotFound(run_id)
         return Current(*found)
 
-    def family(self, run_id: str) -> Family:
+    async def family(self, run_id: str) -> Family:
         """
-        Task and tags of a run and of those above it, answered at once.
+        Task and tags of a run and of those above it.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id})
+        row = await self._store.point(
+            statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id}
+        )
         if row is None:
             raise RunNotFound(run_id)
         own = Relative(run_id, row[0], read_tags(row[1]), row[8])
@@ -577,14 +579,14 @@ class Log:
         """What the clock shows by which this log records."""
         return self._writer.now()
 
-    def end(self) -> Cursor:
+    async def end(self) -> Cursor:
         """
         The place behind the last event, answered at once.
 
         Raises:
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.LOG, {"environment_id": self._environment.id})
+        row = await self._store.point(statements.LOG, {"environment_id": self._environment.id})
         return Cursor(row[1], row[0])
 
     async def state(self, run_id: str) -> RunState:

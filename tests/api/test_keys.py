@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -416,7 +417,7 @@ def test_digests_are_compared_in_constant_time_for_keys_that_exist_and_others(
     nowhere = f"rl_none_{'a' * 16}_{'a' * 43}"
     for text in (wrong, unknown, nowhere):
         with pytest.raises(KeyRefused):
-            ring.admit(text)
+            api._runner.run(ring.admit(text))
     assert compared == [(32, 32)] * 3
 
 
@@ -528,13 +529,13 @@ def test_what_goes_on_for_long_learns_that_its_key_is_gone(api: Service) -> None
     keys: list[Keyed] = []
 
     async def lasting(request: Request) -> PlainTextResponse:
-        staying.append(may_stay(request))
+        staying.append(await may_stay(request))
         ledger = request.scope["run_ledger.ledger"]
         if keys:
             await ledger.keys.revoke((await ledger.log("dev")).owner, keys[0].id)
         else:
             await ledger.keys.create((await ledger.log("dev")).owner, MASTER)
-        staying.append(may_stay(request))
+        staying.append(await may_stay(request))
         return PlainTextResponse("")
 
     app.router.routes.append(Route("/lasting", lasting))
@@ -581,9 +582,14 @@ def test_a_stream_that_never_falls_silent_is_asked_for_its_key_too() -> None:
         async def next(self, _: float) -> list[str]:
             return ["an event"]
 
+    async def holds(answer: bool) -> bool:
+        return answer
+
     async def batches() -> list[Any]:
         busy: Any = Busy()
-        permits = [Permit(lambda: False, 3_600), Permit(lambda: True, 0), Permit(lambda: False, 0)]
+        permits = [
+            Permit(partial(holds, answer), after) for answer, after in ((False, 3_600), (True, 0), (False, 0))
+        ]
         return [await next_batch(busy, permit) for permit in permits]
 
     assert asyncio.run(batches()) == [["an event"], ["an event"], None]
@@ -594,7 +600,7 @@ def test_a_stream_ends_where_the_keys_cannot_be_read(caplog: pytest.LogCaptureFi
         async def next(self, _: float) -> list[str]:
             return ["an event"]
 
-    def fails() -> bool:
+    async def fails() -> bool:
         raise StorageFailed("disk I/O error")
 
     async def batch() -> Any:

@@ -343,7 +343,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         for run in self.model.runs.values():
-            current = self.log.current(run.id)
+            current = self.runner.run(self.log.current(run.id))
             assert same(json.loads(current.text), run.states[-1])
             assert (current.version, current.size_bytes) == (run.version, size(run.states[-1]))
 
