@@ -46,8 +46,7 @@ async def create_public_token(request: Request) -> Response:
     """Sign a token for a caller that cannot do that itself."""
     body, _ = await read(request, PUBLIC_TOKEN)
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    tokens: Tokens = request.scope["run_ledger.tokens"]
-    now_s = tokens.now_s()
+    now_s = _now_s(request)
     expires_s = min(_expiry(body.expiration_time, now_s), now_s + MINTED_LIFE_S_MAX)
     if expires_s <= now_s:
         raise bad_request("bad-expiry", "expirationTime is over already; give a duration such as 15m")
@@ -68,6 +67,7 @@ async def create_public_token(request: Request) -> Response:
                 f"this API key may not do what the scope {beyond[0][:80]!r} allows; "
                 "a token does not exceed its key",
             )
+        tokens: Tokens = request.scope["run_ledger.tokens"]
         made = await tokens.sign(key, body.scopes, expires_s, **further)
         if made is None:
             raise Problem(
@@ -102,10 +102,15 @@ async def token_headers(request: Request, scope: str) -> dict[str, str]:
     )
     if key is not None and not signs_itself:
         realtime = {"skipColumns": sorted(token.skipped_columns)} if token and token.skipped_columns else None
-        text = await tokens.sign(key, [scope], tokens.now_s() + LIFE_S, realtime=realtime)
+        text = await tokens.sign(key, [scope], _now_s(request) + LIFE_S, realtime=realtime)
         if text is not None:
             headers["x-trigger-jwt"] = text
     return headers
+
+
+def _now_s(request: Request) -> int:
+    """What the clock shows, in seconds."""
+    return log_of(request).now() // 1_000_000
 
 
 def _claims_text(request: Request) -> str:

@@ -93,7 +93,7 @@ async def run_feed(request: Request) -> Response:
             seat = await streams_of(request).open(whose_streams(request), log.follow(run_id, after=version))
             async with _held(request, seat) as subscription:
                 await _next(subscription, _hold_s(request))
-            _check_still_admitted(request)
+            await _check_still_admitted(request)
         state = await log.state_after(run_id, mark)
     except BadCursor:
         return _refetch(handle)
@@ -150,7 +150,7 @@ async def _members_feed(request: Request, members: Members, question: Sequence[s
         states, position = await _next_states(
             log, members, subscription, position, _hold_s(request) if asked.is_live else 0
         )
-    _check_still_admitted(request)
+    await _check_still_admitted(request)
     messages = [change(state, "update", asked.skipped) for state in states]
     return _answer(messages, handle, f"{position}_0")
 
@@ -228,9 +228,9 @@ async def _wait_for_leave(request: Request, subscription: Subscription) -> None:
     subscription.close()
 
 
-def _check_still_admitted(request: Request) -> None:
+async def _check_still_admitted(request: Request) -> None:
     """Judge a request once more that was held: much may have happened meanwhile."""
-    if not may_stay(request):
+    if not await may_stay(request):
         raise Problem(
             401,
             "no-longer-admitted",

@@ -108,8 +108,8 @@ def guarded(route: Route) -> Route:
         if key is not None and need is not None:
             token = token_of(request)
             if token is not None:
-                asked = "GET" if method == "HEAD" else method
-                await judge_token(request, token, TOKEN_NEEDS.get((asked, route.path)))
+                asked = TOKEN_NEEDS.get(("GET" if method == "HEAD" else method, route.path))
+                await judge_token(request, token, asked)
             await _judge(request, key.grant, need)
         return await endpoint(request)
 

@@ -178,10 +178,6 @@ class Tokens:
         now_s = self._keys.now() // _MICROSECONDS
         return signed(text, subject_of(key), scopes, now_s, expires_s, **claims)
 
-    def now_s(self) -> int:
-        """What the clock shows, in seconds."""
-        return self._keys.now() // _MICROSECONDS
-
     async def _key_text(self, environment: str, key_id: str) -> str | None:
         if self._master is None:
             return None

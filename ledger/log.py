@@ -581,7 +581,7 @@ class Log:
 
     async def end(self) -> Cursor:
         """
-        The place behind the last event.
+        The place behind the last event, answered at once.
 
         Raises:
             Unavailable: The database cannot be read.

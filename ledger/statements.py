@@ -302,8 +302,8 @@ def page_of_members(
     page = page_of_runs(older_than=True, statuses=(), tasks=(), within=within).where(
         runs.c.run_key > bindparam("low")
     )
-    for wanted in tags:
-        page = page.where(AnyOfTags(runs.c.tags, (wanted,)))
+    for tag in tags:
+        page = page.where(AnyOfTags(runs.c.tags, [tag]))
     return page.where(runs.c.batch == bindparam("batch")) if of_batch else page
 
 

@@ -246,8 +246,8 @@ async def page(
         environment_id=environment_id,
         after=2**62 if before is None else before,
         low=low,
-        batch=members.batch,
         count=PAGE_RUNS_MAX + 1,
+        **({} if members.batch is None else {"batch": members.batch}),
     )
     states: list[RunState] = []
     weight = 0
