@@ -7,10 +7,12 @@ import pytest
 
 from ledger import audits, reads
 from ledger.audits import Audits, RunAudit
+from ledger.feed import Selection
 from ledger.ledger import Ledger
 from ledger.log import Log
+from ledger.subscriptions import Subscription
 from ledger.writes import Caller
-from projections.filters import RunFilter
+from projections.filters import RunFilter, parse_condition
 from projections.lifecycle import Status
 from projections.operations import Set
 from projections.paths import parse_key
@@ -186,3 +188,36 @@ async def test_the_folds_stay_within_their_bound(log: Log, clock: Clock) -> None
     assert log._audits._bytes == sum(one.weight for one in kept.values()) <= 3 * audits.FOLD_BYTES
     assert log._audits._bytes > 0
     assert clock.now % SECOND == 0
+
+
+async def test_a_subscription_is_handed_the_events_of_runs_that_are_wanted_when_they_are_read(
+    log: Log, clock: Clock
+) -> None:
+    await create(log, "run_1", metadata={"state": "off"})
+    await create(log, "run_2", metadata={"state": "on"})
+    on = Selection(runs=RunFilter(metadata=(parse_condition("state", "eq", "on"),)))
+    back = Selection(runs=RunFilter(regressed=True))
+    async with (
+        await log.subscribe(selection=on, from_start=True) as started,
+        await log.subscribe(selection=on) as followed,
+        await log.subscribe(selection=back) as fallen,
+    ):
+        assert await places_of(started) == [("run_2", 1)]
+        await change(log, "run_1", Set(key="progress", value=0.5))
+        await change(log, "run_2", Set(key="progress", value=0.5))
+        assert await places_of(followed) == [("run_2", 2)]
+        await change(log, "run_1", Set(key="state", value="on"))
+        assert await places_of(started) == [("run_1", 2), ("run_2", 2), ("run_1", 3)]
+        assert await places_of(followed) == [("run_1", 3)]
+        await change(log, "run_2", Set(key="progress", value=0.1))
+        assert ("run_2", 3) in await places_of(fallen)
+        await change(log, "run_1", Set(key="state", value="off"))
+        assert await places_of(followed) == [("run_2", 3)]
+
+
+async def places_of(subscription: Subscription) -> list[tuple[str, int]]:
+    """Run and version of all that there is for a subscription now."""
+    found: list[tuple[str, int]] = []
+    while not found or not subscription.is_caught_up:
+        found += [(entry.event.run_id, entry.event.version) for entry in await subscription.next(20)]
+    return found
