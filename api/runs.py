@@ -6,11 +6,11 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import scopes
+from api import filters, scopes
 from api.auth import token_headers
 from api.cursors import cursors_of
 from api.problems import bad_request
-from api.rendering import details_members, json_response, run_members, unapplied_members
+from api.rendering import audit_members, details_members, json_response, run_members, unapplied_members
 from api.requests import (
     caller_of,
     check_query,
@@ -24,17 +24,17 @@ from api.requests import (
 )
 from api.token_scopes import judge_list
 from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
+from ledger.finding import Sort
 from ledger.log import Created
-from ledger.run_ids import RUN_ID
 from projections import values
-from projections.lifecycle import Status, parse_status
+from projections.filters import RunFilter
 from projections.size import NAME_CHARACTERS_MAX
 from projections.values import JsonObject
 
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]", "asOf"}
+_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", "include", *filters.NAMES}
 
 
 async def create(request: Request) -> Response:
@@ -99,49 +99,56 @@ async def add_tags(request: Request) -> Response:
 
 
 async def list_runs(request: Request) -> Response:
-    """Answer one page of runs, newest first, as they are or as they stood."""
-    check_query(request, _QUERY)
+    """Answer one page of runs, newest first unless asked otherwise, as they are or as they stood."""
+    check_query(request, _QUERY, is_known=filters.is_condition)
     cursors = cursors_of(request)
-    for cursor in (cursors.after, cursors.before):
-        if cursor is not None and not RUN_ID.fullmatch(cursor):
-            raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
-    tasks = _listed(request, "filter[taskIdentifier]")
-    judge_list(request, tasks)
     log = log_of(request)
     at = moment(request, "asOf")
-    filters: Any = {
+    wanted = filters.run_filter(request, log.now if at is None else lambda: at)
+    judge_list(request, wanted.tasks)
+    asked: dict[str, Any] = {
         "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
         "after": cursors.after,
         "before": cursors.before,
-        "statuses": _statuses(request),
-        "tasks": tasks,
+        "wanted": wanted,
+        "sort": filters.sort_of(request),
         "within": scopes.readable(request),
     }
+    with_progress = _include(request, is_past=at is not None)
     if at is None:
-        page = await log.runs(**filters)
-        found, following, previous = page.items, None, None
-        if page.items and page.has_next:
-            following = page.items[-1].id
-        if page.items and page.has_previous:
-            previous = page.items[0].id
+        page = await log.runs(**asked)
     else:
-        past = await log.runs_as_of(at, **filters)
-        found, following, previous = past.items, past.next, past.previous
-    pagination = cursors.pagination(following, previous)
+        _refuse_of_the_past(wanted, asked["sort"])
+        page = await log.runs_as_of(at, **asked)
+    pagination = cursors.pagination(page.next, page.previous)
     environment: JsonObject = {"id": log.environment, "name": log.environment}
-    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
+    audits = await log.audits([run.id for run in page.items]) if with_progress else {}
+    data: list[JsonValue] = []
+    for run in page.items:
+        members = {**run_members(run), "env": environment}
+        if run.id in audits:
+            members["progress"] = audit_members(audits[run.id])
+        data.append(members)
     return json_response(values.dump({"data": data, "pagination": pagination}))
 
 
-def _statuses(request: Request) -> list[Status]:
-    try:
-        return [parse_status(name) for name in _listed(request, "filter[status]")]
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"filter[status]: {error}") from error
+def _include(request: Request, *, is_past: bool) -> bool:
+    """Whether the progress of each run is asked for."""
+    given = request.query_params.get("include")
+    if given not in {None, "progress"}:
+        raise bad_request("bad-parameter", f"include can only be progress, not {str(given)[:40]!r}")
+    if given is not None and is_past:
+        raise bad_request("bad-parameter", "include=progress tells of now; leave out asOf")
+    return given is not None
 
 
-def _listed(request: Request, name: str) -> list[str]:
-    return [item for item in request.query_params.get(name, "").split(",") if item]
+def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:
+    if sort.is_by_change:
+        raise bad_request("bad-parameter", "asOf goes with the order of creation only; sort by createdAt")
+    if wanted.asks_for_verdicts:
+        raise bad_request(
+            "bad-parameter", "filter[stalled] and filter[regressed] are judged as of now; leave out asOf"
+        )
 
 
 def _written(version: int, *, is_replay: bool) -> dict[str, str]:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ledger import statements
+from ledger.audits import Audits
 from ledger.errors import RunNotFound
 from ledger.group import Transaction
 from ledger.keyring import Keyring
@@ -74,6 +75,7 @@ class Ledger:
         self._store = store
         self._writer = writer
         self._subscriptions = subscriptions
+        self._audits = Audits()
         self._logs: dict[str, Log] = {}
         self.rules = rules
         self.keys = keys
@@ -149,7 +151,7 @@ class Ledger:
         known = self._logs.get(environment.name)
         if known is None:
             known = self._logs[environment.name] = Log(
-                self._store, self._writer, environment, self.rules, self._subscriptions
+                self._store, self._writer, environment, self.rules, self._subscriptions, self._audits
             )
         return known
 

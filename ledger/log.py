@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from ledger import as_of, feed, history, reads, statements, states
-from ledger.as_of import RunsPage
+from ledger import as_of, feed, finding, history, reads, statements, states
+from ledger.audits import Audits, RunAudit, audits_of, judge_by
 from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
 from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedEvent, FeedPage, Selection
+from ledger.finding import Listing, RunsPage, Sort
 from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
@@ -44,10 +45,10 @@ from ledger.writes import (
     WrittenBatch,
 )
 from projections.events import Event
+from projections.filters import EVERY_RUN, RunFilter
 from projections.lifecycle import Status
 from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
-from projections.runs import Run
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
@@ -229,6 +230,7 @@ class Log:
         environment: Environment,
         rules: Rules,
         subscriptions: Subscriptions,
+        audits: Audits,
     ) -> None:
         self._store = store
         self._writer = writer
@@ -236,6 +238,7 @@ class Log:
         self._environment = environment
         self._marks: dict[str, Mark] = {}
         self._folds = Folds()
+        self._audits = audits
         self.metadata_bytes_max = rules.metadata_bytes_max
 
     @property
@@ -456,35 +459,42 @@ class Log:
         limit: int,
         after: str | None = None,
         before: str | None = None,
-        statuses: Sequence[Status] = (),
-        tasks: Sequence[str] = (),
+        wanted: RunFilter = EVERY_RUN,
+        sort: Sort = Sort.NEWEST,
         within: Reach | None = None,
-    ) -> Page[Run]:
+    ) -> RunsPage:
         """
-        Runs, newest first.
+        Runs, newest first unless another order is asked for.
 
         Args:
-            limit: At most this many.
-            after: Only runs older than this run.
-            before: Only runs newer than this run, the nearest ones, instead.
-            statuses: Any of these; empty for all.
-            tasks: Any of these; empty for all.
+            limit: At most this many. A page also ends, and says so, once it has looked at 100,000 runs, or folded
+                20,000 events to see whether runs stall or went backwards.
+            after: Begin behind this cursor, which an earlier page named: a run id in the order of creation.
+            before: End in front of this cursor, with the nearest ones, instead.
+            wanted: Which runs.
+            sort: In which order.
             within: Only runs that a key may read, None for all.
 
         Raises:
-            BadCursor: `after` or `before` names no run.
+            BadCursor: `after` or `before` leads nowhere.
         """
+        listing = Listing(limit=limit, after=after, before=before, wanted=wanted, sort=sort, within=within)
+        judge = judge_by(self._audits, self.now) if wanted.asks_for_verdicts else None
+        return await self._store.read(lambda reader: finding.runs(reader, self._environment.id, listing, judge))
+
+    async def audits(self, run_ids: Sequence[str]) -> dict[str, RunAudit | None]:
+        """
+        The progress of some runs in short, by their ids; ids of no run are left out.
+
+        What was folded for it is kept, so that asking again costs little. None stands for a run that has many
+        events which are yet to be folded: ask again.
+
+        Args:
+            run_ids: At most a few hundred.
+        """
+        now = self.now()
         return await self._store.read(
-            lambda reader: reads.runs(
-                reader,
-                self._environment.id,
-                limit=limit,
-                after=after,
-                before=before,
-                statuses=tuple(statuses),
-                tasks=tuple(tasks),
-                within=within,
-            )
+            lambda reader: audits_of(reader, self._environment.id, [*run_ids], self._audits, now)
         )
 
     async def runs_as_of(
@@ -494,38 +504,33 @@ class Log:
         limit: int,
         after: str | None = None,
         before: str | None = None,
-        statuses: Sequence[Status] = (),
-        tasks: Sequence[str] = (),
+        wanted: RunFilter = EVERY_RUN,
+        sort: Sort = Sort.NEWEST,
         within: Reach | None = None,
     ) -> RunsPage:
         """
-        Runs as they stood at a moment, after the last event recorded by then; newest first.
+        Runs as they stood at a moment, after the last event recorded by then.
 
         Args:
             at: The moment. Runs that were created later are left out.
             limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
-            after: Only runs older than this run.
-            before: Only runs newer than this run, the nearest ones, instead.
-            statuses: That had any of these then; empty for all.
-            tasks: Any of these; empty for all.
+            after: Only runs behind this run, in the order asked for.
+            before: Only runs in front of this run, the nearest ones, instead.
+            wanted: Which runs, judged as they stood. The progress audit has no say.
+            sort: In which order, which can only be one of creation.
             within: Only runs that a key may read now, None for all: it may then read their past, too.
 
         Raises:
             BadCursor: `after` or `before` names no run.
         """
-        return await self._store.read(
-            lambda reader: as_of.runs(
-                reader,
-                self._environment.id,
-                at,
-                limit=limit,
-                after=after,
-                before=before,
-                statuses=tuple(statuses),
-                tasks=tuple(tasks),
-                within=within,
-            )
-        )
+        assert not sort.is_by_change, "nothing keeps the order of past changes"
+        assert not wanted.asks_for_verdicts, "progress is judged as it is now"
+        listing = Listing(limit=limit, after=after, before=before, wanted=wanted, sort=sort, within=within)
+        return await self._store.read(lambda reader: as_of.runs(reader, self._environment.id, at, listing))
+
+    def now(self) -> Microseconds:
+        """What the ledger's clock shows."""
+        return self._writer.now()
 
     async def history(
         self,
@@ -571,13 +576,10 @@ class Log:
             BadCursor: `after` is a place in another log, or one that this log has not reached.
         """
         start = 0 if after is None else after
+        judged = self._judged(selection)
         return await self._store.read(
-            lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=selection)
+            lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=judged)
         )
-
-    def now(self) -> Microseconds:
-        """What the clock shows by which this log records."""
-        return self._writer.now()
 
     async def end(self) -> Cursor:
         """
@@ -674,7 +676,7 @@ class Log:
             found = await feed.place(reader, self._environment.id, after)
             return replace(found, position=0) if from_start else found
 
-        return await self._subscriptions.open(self._environment, find, selection)
+        return await self._subscriptions.open(self._environment, find, self._judged(selection))
 
     async def follow(self, run_id: str, *, after: int | None = None, key: Path | None = None) -> Subscription:
         """
@@ -867,6 +869,12 @@ class Log:
         )
         assert isinstance(outcome, Written)
         return Erased(run_id, outcome.run.version, outcome.redacted)
+
+    def _judged(self, selection: Selection) -> Selection:
+        """A selection that can ask for the progress of runs, where it has to."""
+        if selection.runs is None or not selection.runs.asks_for_verdicts:
+            return selection
+        return replace(selection, judge=judge_by(self._audits, self.now))
 
     async def _write(
         self,

@@ -29,7 +29,6 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import TextBinaryLoader, TextLoader
 from sqlalchemy import (
-    JSON,
     URL,
     BigInteger,
     ClauseElement,
@@ -37,12 +36,9 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    column,
     create_engine,
-    exists,
     func,
     pool,
-    select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, psycopg2
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -51,12 +47,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
-from ledger.dialects import AnyOfTags, AnyOfValues
+from ledger.dialects import AnyOfValues
 from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
 from ledger.reading import complete
-from projections import values
 from projections.times import Microseconds
 
 TIMEOUT_MS = 10_000  # milliseconds that a lock, a statement or a transaction that does nothing may last
@@ -700,16 +695,14 @@ def _storable(value: Any) -> Any:
 @compiles(AnyOfValues, "postgresql")
 def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
     kind = BigInteger() if isinstance(element.column.type, Integer) else Text()
-    listed = cast(bindparam("values"), ARRAY(kind))
+    listed = cast(bindparam(element.name, type_=ARRAY(kind)), ARRAY(kind))
     return compiler.process(element.column == func.any(listed), **options)
 
 
-@compiles(AnyOfTags, "postgresql")
-def _any_of_tags(element: AnyOfTags, compiler: SQLCompiler, **options: Any) -> str:
-    # As JSON text, which can say NUL, where the text that it stands for cannot.
-    tag = func.json_array_elements(cast(element.column, JSON)).table_valued(column("value", JSON)).c.value
-    written = [values.dump(one) for one in element.tags]
-    return compiler.process(exists(select(tag).where(cast(tag, Text).in_(written))), **options)
+class _Listed(str):
+    """The name of a parameter that is a list as JSON text."""
+
+    __slots__ = ()
 
 
 _Slot = str | Sequence[Any]  # the name of a parameter, or the values that the statement was built with
@@ -751,8 +744,10 @@ def _write(statement: ClauseElement) -> tuple[str, list[_Slot]]:
         if isinstance(value, list | tuple):  # What stands in IN (...), which SQLAlchemy writes out later.
             text = text.replace(f"__[POSTCOMPILE_{name}]", ", ".join(["%s"] * len(value)) or "NULL")
             slots.append(value)
+        elif value is not None:
+            slots.append((value,))
         else:
-            slots.append(name if value is None else (value,))
+            slots.append(_Listed(name) if isinstance(compiled.binds[name].type, ARRAY) else name)
     first, *rest = text.split("%s")
     numbered = "".join([first, *(f"${number}{part}" for number, part in enumerate(rest, start=1))])
     return numbered.replace("%%", "%"), slots
@@ -769,7 +764,7 @@ def _values(slots: list[_Slot], parameters: Mapping[str, Any]) -> list[Any]:
     for slot in slots:
         if not isinstance(slot, str):
             found.extend(map(_storable, slot))
-        elif slot == "values":
+        elif isinstance(slot, _Listed):
             found.append([_storable(value) for value in json.loads(parameters[slot])])
         else:
             found.append(_storable(parameters[slot]))

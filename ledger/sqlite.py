@@ -30,7 +30,6 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     event,
-    exists,
     func,
     pool,
     select,
@@ -41,7 +40,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
-from ledger.dialects import AnyOfTags, AnyOfValues
+from ledger.dialects import AnyOfValues
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
@@ -422,14 +421,8 @@ def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any
 
 @compiles(AnyOfValues, "sqlite")
 def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
-    listed = select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value)
+    listed = select(func.json_each(bindparam(element.name, type_=Text)).table_valued("value").c.value)
     return compiler.process(element.column.in_(listed), **options)
-
-
-@compiles(AnyOfTags, "sqlite")
-def _any_of_tags(element: AnyOfTags, compiler: SQLCompiler, **options: Any) -> str:
-    tag = func.json_each(element.column).table_valued("value").c.value
-    return compiler.process(exists(select(tag).where(tag.in_(element.tags))), **options)
 
 
 @cache

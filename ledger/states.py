@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from ledger import feed, reads, statements
-from ledger.as_of import last_run_key
 from ledger.errors import BadCursor
 from ledger.feed import FeedEvent
-from ledger.heads import Head, read_head
+from ledger.finding import last_run_key
+from ledger.heads import Head, read_head, tag_text
 from ledger.keys import Reach
 from ledger.reads import Reader
 from projections import values
@@ -238,16 +238,15 @@ async def page(
     elif position > end.position:
         raise BadCursor(str(position))
     low = 0 if members.since <= 0 else await last_run_key(reader, environment_id, members.since - 1)
-    statement = statements.page_of_members(
-        tags=tuple(sorted(members.tags)), of_batch=members.batch is not None, within=members.within
-    )
     rows = await reader.rows(
-        statement,
+        statements.page_of_members(
+            tags=len(members.tags), of_batch=members.batch is not None, reach=members.within is not None
+        ),
         environment_id=environment_id,
-        after=2**62 if before is None else before,
         low=low,
+        high=2**62 if before is None else before,
         count=PAGE_RUNS_MAX + 1,
-        **({} if members.batch is None else {"batch": members.batch}),
+        **_member_values(members),
     )
     states: list[RunState] = []
     weight = 0
@@ -262,6 +261,19 @@ async def page(
             states.append(state)
         last = own.key
     return StatesPage(states, position, last if len(rows) > PAGE_RUNS_MAX else None)
+
+
+def _member_values(members: Members) -> dict[str, str]:
+    """The parameters of `statements.page_of_members` that say which runs."""
+    lists = {f"tag_{number}": [tag] for number, tag in enumerate(sorted(members.tags))}
+    if members.within is not None:
+        lists["reach_tag"] = sorted(members.within.tags)
+    found = {name: values.dump([*map(tag_text, tags)]) for name, tags in lists.items()}
+    if members.within is not None:
+        found["reach_task"] = values.dump([*sorted(members.within.tasks)])
+    if members.batch is not None:
+        found["batch"] = members.batch
+    return found
 
 
 async def _count_erasures(reader: Reader, environment_id: int, own: Head) -> int:
