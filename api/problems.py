@@ -67,6 +67,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.Busy: (503, "The log is locked"),
     ledger_errors.StorageFull: (507, "No space left"),
     ledger_errors.StorageFailed: (503, "The storage failed"),
+    ledger_errors.OutcomeUnknown: (503, "The outcome is not known"),
 }
 
 # Faults of a body that are bounds rather than mistakes: pydantic's type of error, our status.
@@ -227,7 +228,7 @@ def problem_of(error: Exception) -> Problem:
         return _invalid_body(error)
     status, title = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
-    if isinstance(error, ledger_errors.Unavailable):
+    if isinstance(error, ledger_errors.Unavailable | ledger_errors.OutcomeUnknown):
         headers["Retry-After"] = str(error.retry_after_s)
     code = getattr(error, "code", "invalid-json")
     return Problem(status, code, title, str(error), dict(_members(error)), headers)

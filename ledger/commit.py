@@ -6,7 +6,7 @@ request never costs its neighbours anything, and no savepoints are needed. Refus
 may rest on a neighbour's change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, assert_never
 
@@ -63,7 +63,7 @@ def commit_group(
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
-    now: Microseconds,
+    clock: Callable[[], Microseconds] | None,
 ) -> Committed:
     """
     Carry out *writes* in order within *transaction*.
@@ -73,12 +73,13 @@ def commit_group(
         environment: The environment that all of them belong to.
         writes: At least one.
         rules: Limits and windows.
-        now: The clock; what is recorded is never earlier than what was recorded before.
+        clock: Microseconds since 1970-01-01 UTC, the transaction's own by default; what is recorded is never
+            earlier than what was recorded before.
 
     Returns:
         What was done; true only once committed.
     """
-    group = Group(transaction, environment, rules, now)
+    group = Group(transaction, environment, rules, clock)
     group.read(writes)
     outcomes: list[Outcome | Exception] = []
     for write in writes:

@@ -25,6 +25,7 @@ What the ledger says when it does not do what it was asked.
     ├── WriteRefused            what a job reported was not accepted, and why
     │   └── NotKept             queue and spool are full: the newest report was not taken
     ├── Unreachable             the ledger gave no answer
+    ├── OutcomeUnknown          the database went away in the middle of a commit
     └── Unavailable             nothing was written; the same request may succeed later
         ├── Overloaded          too many writes are waiting
         ├── Busy                another process holds the write lock
@@ -466,6 +467,24 @@ class StorageFailed(Unavailable):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the storage failed ({reason}); nothing was written")
         self.reason = reason
+
+
+class OutcomeUnknown(LedgerError):
+    """
+    The connection to the database broke while a change was being committed: that happened whole, or not at all.
+
+    Args:
+        reason: What the driver said.
+    """
+
+    code = "outcome-unknown"
+    retry_after_s = 1
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the database went away while this was being committed ({reason}); nobody knows whether it was "
+            "written. Send it again under the same idempotency key, which has one effect, or read what there is"
+        )
 
 
 class UnusableDatabase(Exception):

@@ -7,7 +7,7 @@ in between.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -48,7 +48,10 @@ MICROSECONDS = 1_000_000  # in a second
 
 
 class Transaction(Protocol):
-    """An open write transaction of an engine."""
+    """An open transaction of an engine."""
+
+    def now(self) -> Microseconds:
+        """The clock that what is written gets its time from."""
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
@@ -84,11 +87,15 @@ class Group:
         transaction: Open, and has sent nothing yet: the lock is its first statement.
         environment: The environment that all writes belong to.
         rules: Limits and windows.
-        now: The clock.
+        clock: Microseconds since 1970-01-01 UTC; the transaction's own by default.
     """
 
     def __init__(
-        self, transaction: Transaction, environment: Environment, rules: Rules, now: Microseconds
+        self,
+        transaction: Transaction,
+        environment: Environment,
+        rules: Rules,
+        clock: Callable[[], Microseconds] | None,
     ) -> None:
         self._transaction = transaction
         self._environment_id = environment.id
@@ -98,7 +105,8 @@ class Group:
         self._position: int = log["last_position"]
         self._before = self._position
         self._run_key: int = log["last_run_key"]
-        self.now = max(now, log["last_recorded_at"])
+        # Read behind the lock: what is recorded later is never recorded earlier.
+        self.now = max((clock or transaction.now)(), log["last_recorded_at"])
 
         self._heads: dict[str, Head] = {}
         self._heads_by_key: dict[int, Head] = {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from ledger import statements
 from ledger.errors import KeyNotFound, KeyRefused, Unavailable
@@ -30,6 +30,7 @@ from ledger.keys import (
     scopes_text,
     state_at,
 )
+from ledger.store import Store
 from ledger.writes import Environment
 from projections.times import Microseconds
 
@@ -41,20 +42,6 @@ _MICROSECONDS = 1_000_000  # in a second
 _NO_DIGEST = bytes(32)
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-
-class Rows(Protocol):
-    """An engine, as far as keys need it."""
-
-    async def point(self, statement: Any, parameters: Mapping[str, Any]) -> Any:
-        """The first row of a statement that finds it by its key, a plain tuple or None."""
-
-    async def read(self, work: Callable[[Any], Any]) -> Any:
-        """Run *work* on a consistent view of the database."""
-
-    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
-        """Run *work* in one write transaction and commit it."""
 
 
 class NewKey(NamedTuple):
@@ -99,7 +86,7 @@ class Keyring:
         clock: Microseconds since 1970-01-01 UTC, the system's by default.
     """
 
-    def __init__(self, store: Rows, clock: Callable[[], Microseconds] | None = None) -> None:
+    def __init__(self, store: Store, clock: Callable[[], Microseconds] | None = None) -> None:
         self._store = store
         self._clock = clock or _now
         self._closed = False

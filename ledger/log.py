@@ -14,7 +14,7 @@ from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
-from ledger.sqlite import SqliteStore
+from ledger.store import Store
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import verify_run
 from ledger.writer import Writer
@@ -218,7 +218,7 @@ class Log:
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store,
         writer: Writer,
         environment: Environment,
         rules: Rules,

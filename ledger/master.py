@@ -42,7 +42,10 @@ def load_master(secret: str | None, database: Path | None) -> bytes:
     if secret is not None:
         return secret.encode()
     if database is None:
-        raise UnusableSecret("set RUN_LEDGER_SECRET, the same on all nodes; only beside a SQLite file one is made")
+        raise UnusableSecret(
+            "set RUN_LEDGER_SECRET, the same on all nodes (openssl rand -hex 32 makes one); "
+            "only beside a SQLite file one is made by itself"
+        )
     path = secret_file(database)
     try:
         if not path.exists():

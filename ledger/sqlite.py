@@ -22,15 +22,31 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import aiosqlite
-from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
+from sqlalchemy import (
+    URL,
+    ClauseElement,
+    Connection,
+    Text,
+    bindparam,
+    create_engine,
+    event,
+    exists,
+    func,
+    pool,
+    select,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
+from ledger.dialects import AnyOfTags, AnyOfValues
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
+from ledger.reading import complete
+from projections.times import Microseconds
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
@@ -338,6 +354,10 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def now(self) -> Microseconds:
+        """The clock of this machine, which whoever has the file open shares."""
+        return time.time_ns() // 1000
+
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
         return self._connection.execute(_text(statement), parameters).fetchall()
@@ -395,20 +415,21 @@ class Reader:
 def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
     connection.execute("BEGIN")
     try:
-        return _complete(work(Reader(connection)))
+        return complete(work(Reader(connection)))
     finally:
         connection.execute("ROLLBACK")
 
 
-def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a coroutine that waits for nothing from its beginning to its end."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        result: _Result = done.value
-        return result
-    work.close()
-    raise AssertionError("a read may wait for nothing but its statements")
+@compiles(AnyOfValues, "sqlite")
+def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
+    listed = select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value)
+    return compiler.process(element.column.in_(listed), **options)
+
+
+@compiles(AnyOfTags, "sqlite")
+def _any_of_tags(element: AnyOfTags, compiler: SQLCompiler, **options: Any) -> str:
+    tag = func.json_each(element.column).table_valued("value").c.value
+    return compiler.process(exists(select(tag).where(tag.in_(element.tags))), **options)
 
 
 @cache

@@ -9,23 +9,20 @@ from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
-    Column,
-    ColumnElement,
     Integer,
     Select,
-    Text,
     bindparam,
     delete,
-    exists,
     func,
-    insert,
     literal_column,
     null,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert  # Its ON CONFLICT DO NOTHING is SQLite's too.
 
+from ledger.dialects import AnyOfTags, AnyOfValues
 from ledger.keys import Reach
 from ledger.tables import (
     api_keys,
@@ -68,11 +65,6 @@ def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_
     return chosen
 
 
-def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
-    """The column equals one of `values`, a list: a single parameter, so that the text never changes."""
-    return column.in_(select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value))
-
-
 parents = runs.alias("parents")
 roots = runs.alias("roots")
 
@@ -81,9 +73,9 @@ roots = runs.alias("roots")
 # The environment's id by its name.
 ENVIRONMENT = select(environments.c.environment_id).where(environments.c.name == bindparam("name"))
 
-# A new environment, and its empty log.
-ADD_ENVIRONMENT = insert(environments)
-ADD_LOG = insert(logs)
+# A new environment, and its empty log; nothing where another process was faster.
+ADD_ENVIRONMENT = insert(environments).values(name=bindparam("name")).on_conflict_do_nothing()
+ADD_LOG = insert(logs).on_conflict_do_nothing()
 
 # Lock the log: the first statement of a write, and the only lock there is. (SQLite ignores FOR UPDATE; its write
 # transaction holds the lock of the whole file already.)
@@ -169,9 +161,9 @@ def _heads() -> Select[tuple[object, ...]]:
 
 
 # Heads by run id; by run key; by the trigger's idempotency key (newest first). `values` is a list.
-HEADS = _heads().where(_any_of_values(runs.c.run_id))
-HEADS_BY_KEY = _heads().where(_any_of_values(runs.c.run_key))
-HEADS_BY_IDEMPOTENCY_KEY = _heads().where(_any_of_values(runs.c.idempotency_key)).order_by(runs.c.run_key.desc())
+HEADS = _heads().where(AnyOfValues(runs.c.run_id))
+HEADS_BY_KEY = _heads().where(AnyOfValues(runs.c.run_key))
+HEADS_BY_IDEMPOTENCY_KEY = _heads().where(AnyOfValues(runs.c.idempotency_key)).order_by(runs.c.run_key.desc())
 
 # The current metadata of one run.
 CURRENT = select(runs.c.metadata, runs.c.version, runs.c.size_bytes).where(
@@ -188,7 +180,7 @@ LAST_VERSION = select(runs.c.version).where(
 
 # What the feed says of the runs that events belong to. `values` is a list of run keys.
 LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags).where(
-    runs.c.environment_id == _environment, _any_of_values(runs.c.run_key)
+    runs.c.environment_id == _environment, AnyOfValues(runs.c.run_key)
 )
 
 # The runs below a run, oldest first, `count` of them. `run_key` is its key.
@@ -273,10 +265,7 @@ def page_of_runs(
     if tasks:
         page = page.where(runs.c.task.in_(tasks))
     if within is not None:
-        tag = func.json_each(runs.c.tags).table_valued("value").c.value
-        page = page.where(
-            runs.c.task.in_(sorted(within.tasks)) | exists(select(tag).where(tag.in_(sorted(within.tags))))
-        )
+        page = page.where(or_(runs.c.task.in_(sorted(within.tasks)), AnyOfTags(runs.c.tags, sorted(within.tags))))
     return page
 
 
@@ -340,7 +329,7 @@ RUN_WEIGHTS = (
 # The events at these positions. `values` is a list.
 EVENTS_AT = (
     select(events)
-    .where(events.c.environment_id == _environment, _any_of_values(events.c.position))
+    .where(events.c.environment_id == _environment, AnyOfValues(events.c.position))
     .order_by(events.c.position)
 )
 
@@ -432,7 +421,7 @@ COUNT_REFUSALS = (
     select(refusals.c.run_key, func.max(refusals.c.number).label("count"))
     .where(
         refusals.c.environment_id == _environment,
-        _any_of_values(refusals.c.run_key),
+        AnyOfValues(refusals.c.run_key),
     )
     .group_by(refusals.c.run_key)
 )
@@ -457,14 +446,14 @@ REFUSALS = (
 # What is remembered under these keys, expired or not. `values` is a list of keys.
 REMEMBERED = select(idempotency).where(
     idempotency.c.environment_id == _environment,
-    _any_of_values(idempotency.c.key),
+    AnyOfValues(idempotency.c.key),
 )
 REMEMBER = insert(idempotency)
 
 # Forget these keys, whose time is over. `values` is a list.
 FORGET = delete(idempotency).where(
     idempotency.c.environment_id == _environment,
-    _any_of_values(idempotency.c.key),
+    AnyOfValues(idempotency.c.key),
 )
 
 # Keys whose time is over at `now`, `count` at most.
@@ -477,10 +466,10 @@ EXPIRED_KEYS = (
 # --- batches ---
 
 # Batches by id; by the idempotency key they were created with, newest first. `values` is a list.
-BATCHES = select(batches).where(batches.c.environment_id == _environment, _any_of_values(batches.c.batch_id))
+BATCHES = select(batches).where(batches.c.environment_id == _environment, AnyOfValues(batches.c.batch_id))
 BATCHES_BY_IDEMPOTENCY_KEY = (
     select(batches)
-    .where(batches.c.environment_id == _environment, _any_of_values(batches.c.idempotency_key))
+    .where(batches.c.environment_id == _environment, AnyOfValues(batches.c.idempotency_key))
     .order_by(batches.c.created_at.desc())
 )
 
@@ -499,7 +488,7 @@ CHANGE_BATCHES = (
 BATCH_ITEMS = select(batch_items.c.item_index).where(
     batch_items.c.environment_id == _environment,
     batch_items.c.batch_id == bindparam("batch_id"),
-    _any_of_values(batch_items.c.item_index),
+    AnyOfValues(batch_items.c.item_index),
 )
 
 ADD_BATCH_ITEMS = insert(batch_items)

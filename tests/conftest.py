@@ -3,8 +3,18 @@
 import asyncio
 import inspect
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from tests.postgres import Server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One server for all tests of this process."""
+    with Server() as server:
+        yield server
 
 
 @pytest.hookimpl(tryfirst=True)

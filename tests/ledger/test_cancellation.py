@@ -20,6 +20,8 @@ from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 ONE = Increment(key="n", value=1)
 
 
@@ -158,17 +160,26 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}
     await every_reader_is_idle(ledger)
-    assert 1 <= len(ledger._store._idle) <= sqlite.READERS_MAX
-    assert not any(connection.in_transaction for connection in ledger._store._idle), "a read was cut short"
+    assert 1 <= len(idle(ledger)) <= sqlite.READERS_MAX
+    assert not any(connection.in_transaction for connection in idle(ledger)), "a read was cut short"
     with closing(sqlite3.connect(database.path, timeout=0)) as connection:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert busy == 0, "a reader was left in its transaction"
 
 
+def idle(ledger: Ledger) -> list[Any]:
+    """The connections for reads that nobody uses."""
+    store = ledger._store
+    assert isinstance(store, sqlite.SqliteStore)
+    return [*store._idle]
+
+
 async def every_reader_is_idle(ledger: Ledger) -> None:
     """Wait for every read that was begun, also those that nobody waits for any more."""
-    while ledger._store._reads:
-        await asyncio.wait(ledger._store._reads)
+    store = ledger._store
+    assert isinstance(store, sqlite.SqliteStore)
+    while store._reads:
+        await asyncio.wait(store._reads)
 
 
 async def test_a_read_that_fails_leaves_no_transaction_behind(
@@ -179,7 +190,7 @@ async def test_a_read_that_fails_leaves_no_transaction_behind(
         with pytest.raises(RunNotFound):
             await log.history("nobody", limit=5)
     await every_reader_is_idle(ledger)
-    assert not any(connection.in_transaction for connection in ledger._store._idle)
+    assert not any(connection.in_transaction for connection in idle(ledger))
     assert len(await events(log, "run_1")) == 1
 
 

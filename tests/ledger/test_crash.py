@@ -16,6 +16,8 @@ from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 WORKER = """
 import asyncio, itertools, sys
 from ledger.ledger import Ledger

@@ -36,6 +36,8 @@ from tests.ledger.support import Clock, Database, change, check_sound, create, e
 from tests.ledger.test_faults import ERRORS, Faults, faults
 from tests.strategies import History, histories, places, thorough
 
+pytestmark = pytest.mark.only("sqlite")
+
 __all__ = ["faults"]
 
 SECRET = "3f9c-unique-text-of-32-bytes-2a7"

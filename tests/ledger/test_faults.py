@@ -23,6 +23,8 @@ from projections.operations import Increment, Set
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Clock, Database, change, check_sound, create, events, move, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 ONE = Increment(key="n", value=1)
 
 

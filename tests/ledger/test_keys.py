@@ -33,6 +33,8 @@ from ledger.writes import Environment
 from tests.ledger.support import Clock, Database
 from tests.strategies import thorough
 
+pytestmark = pytest.mark.only("sqlite")
+
 MASTER = b"m" * 32
 ENVIRONMENTS = st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True)
 IDS = st.text(string.ascii_lowercase + string.digits, min_size=16, max_size=16)

@@ -21,6 +21,8 @@ from ledger.writes import CreateRun, IdempotencyKey
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, create
 
+pytestmark = pytest.mark.only("sqlite")
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:

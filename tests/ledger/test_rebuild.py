@@ -18,7 +18,7 @@ from projections.operations import Increment
 from projections.paths import parse_key
 from tests.ledger.support import Clock, Database, change, check_sound, create, move
 
-pytestmark = pytest.mark.altered
+pytestmark = [pytest.mark.altered, pytest.mark.only("sqlite")]
 
 DERIVED = {
     "runs": (

@@ -2,9 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0001"
+
+TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")  # Compared byte by byte.
 
 
 def _environment() -> sa.Column[int]:
@@ -19,10 +22,10 @@ def upgrade() -> None:
     op.create_table(
         "batches",
         _environment(),
-        sa.Column("batch_id", sa.Text, nullable=False),
+        sa.Column("batch_id", TEXT, nullable=False),
         sa.Column("run_count", sa.Integer, nullable=False),
         sa.Column("item_count", sa.Integer, nullable=False),
-        sa.Column("idempotency_key", sa.Text),
+        sa.Column("idempotency_key", TEXT),
         sa.Column("idempotency_expires_at", sa.BigInteger),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
@@ -41,7 +44,7 @@ def upgrade() -> None:
     op.create_table(
         "batch_items",
         _environment(),
-        sa.Column("batch_id", sa.Text, nullable=False),
+        sa.Column("batch_id", TEXT, nullable=False),
         sa.Column("item_index", sa.Integer, nullable=False),
         sa.Column("run_key", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "batch_id", "item_index"),
@@ -53,7 +56,7 @@ def upgrade() -> None:
         _rebuild_idempotency()
     else:
         op.alter_column("idempotency", "run_key", nullable=True)
-        op.add_column("idempotency", sa.Column("batch_id", sa.Text))
+        op.add_column("idempotency", sa.Column("batch_id", TEXT))
 
 
 def _rebuild_idempotency() -> None:
@@ -63,14 +66,14 @@ def _rebuild_idempotency() -> None:
     op.create_table(
         "idempotency",
         _environment(),
-        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
         sa.Column("fingerprint", sa.LargeBinary, nullable=False),
         sa.Column("status", sa.Integer, nullable=False),
         sa.Column("run_key", sa.BigInteger),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("unapplied", sa.Text, nullable=False),
+        sa.Column("unapplied", TEXT, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
-        sa.Column("batch_id", sa.Text),
+        sa.Column("batch_id", TEXT),
         sa.PrimaryKeyConstraint("environment_id", "key"),
         _of_a_run(),
         sqlite_with_rowid=False,
