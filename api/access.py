@@ -7,9 +7,11 @@ a name that points here), and refuses forwarded headers (a proxy in front would 
 
 The first key closes it for good. From then on every request shows a key, and the key alone says which environment
 it works on. Both are looked up with every request, so what another process did holds from the next one on.
+
+A browser shows a public token instead, which is signed with a key (`api/tokens.py`) and may do what both allow.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Hashable
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import cast
@@ -20,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.problems import Problem, problem_of
 from api.rates import TOO_MANY, Rates
 from api.scopes import PUBLIC_PATHS
+from api.tokens import BadToken, PublicToken, Tokens, is_token
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
 from ledger.ledger import Ledger
@@ -36,11 +39,24 @@ class Access:
         app: What answers the requests that may pass.
         ledger: Whose keys open it.
         log: The log of the environment that is served while there are no keys.
-        rate_limit: Requests a second that each key may make, 0 for any number.
+        rate_limit: Requests a second that each key may make, 0 for any number. The public tokens of a key have
+            as many of their own, all together: whoever holds one takes nothing from the key's owner.
+        tokens: The public tokens.
+        origins: Web pages of these origins may call while there are no keys, besides those of this machine.
     """
 
-    def __init__(self, app: ASGIApp, ledger: Ledger, log: Log, rate_limit: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        ledger: Ledger,
+        log: Log,
+        rate_limit: int,
+        tokens: Tokens,
+        origins: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._tokens = tokens
+        self._origins = frozenset(origin.encode() for origin in origins)
         self._ledger = ledger
         self._log = log
         self._rates = Rates(rate_limit) if rate_limit else None
@@ -61,6 +77,7 @@ class Access:
     async def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
+        scope["run_ledger.tokens"] = self._tokens
         is_public = scope["path"] in PUBLIC_PATHS
         try:
             is_open = await keys.is_open()
@@ -70,20 +87,28 @@ class Access:
             is_open = True  # Whether the process lives can be asked even while the database cannot be read.
         if is_open or is_public:
             if is_open:
-                _judge_origin(scope)
+                _judge_origin(scope, self._origins)
             scope["run_ledger.log"] = self._log
             return send
+        text = _shown_key(scope)
+        token: PublicToken | None = None
         try:
-            key = await keys.admit(_shown_key(scope))
-        except KeyRefused as refused:
+            if is_token(text):
+                key, token = await self._tokens.admit(text)
+            else:
+                key = await keys.admit(text)
+        except (KeyRefused, BadToken) as refused:
             raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
         scope["run_ledger.key"] = key
+        scope["run_ledger.token"] = token
         scope["run_ledger.log"] = self._ledger.log_of(key.environment)
-        return send if self._rates is None else self._limit(self._rates, key, send)
+        if self._rates is None:
+            return send
+        return self._limit(self._rates, (key.environment.id, key.id, token is not None), send)
 
-    def _limit(self, rates: Rates, key: ApiKey, send: Send) -> Send:
-        """Count a request of a key; every answer to it says how many more there may be."""
-        remaining = rates.take((key.environment.id, key.id))
+    def _limit(self, rates: Rates, caller: Hashable, send: Send) -> Send:
+        """Count a request of a caller; every answer to it says how many more there may be."""
+        remaining = rates.take(caller)
         if remaining == TOO_MANY:
             raise rates.refusal()
         headers = rates.headers(remaining)
@@ -117,8 +142,8 @@ class Owner:
 
 async def may_stay(request: Request) -> bool:
     """
-    Whether a request that goes on for long would be let in again: its key may have been revoked since, or the
-    first key of an open ledger made.
+    Whether a request that goes on for long would be let in again: its key may have been revoked since, its token
+    have expired, or the first key of an open ledger have been made.
 
     Raises:
         Unavailable: The database cannot be read.
@@ -127,6 +152,9 @@ async def may_stay(request: Request) -> bool:
     if ledger is None:
         return True
     key: ApiKey | None = request.scope.get("run_ledger.key")
+    token: PublicToken | None = request.scope.get("run_ledger.token")
+    if token is not None and token.expires_at <= ledger.keys.now():
+        return False
     return await ledger.keys.is_open() if key is None else await ledger.keys.is_valid(key)
 
 
@@ -164,9 +192,12 @@ def _unauthorized(code: str, detail: str, *challenge: str) -> Problem:
     return Problem(401, code, "An API key is needed", detail, headers=headers)
 
 
-def _judge_origin(scope: Scope) -> None:
+def _judge_origin(scope: Scope, origins: Collection[bytes]) -> None:
     """
     The rules of an open ledger.
+
+    A page of any other origin may make the browser of whoever works here send requests; what needs no preflight
+    would arrive. So its origin has to be of this machine, or one of those that the settings name one by one.
 
     Raises:
         Problem: The request came from elsewhere, or shows a key of another ledger.
@@ -177,6 +208,13 @@ def _judge_origin(scope: Scope) -> None:
             hosts.append(value)
         elif name == b"authorization":
             _refuse_key(value)
+        elif name == b"origin" and value not in origins and not _is_of_this_machine(value):
+            raise _refusal(
+                403,
+                "foreign-origin",
+                f"a web page of {value.decode('latin-1')!r} asks, which is none of this machine and none that "
+                "RUN_LEDGER_CORS_ORIGINS names",
+            )
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
             raise _refusal(
                 400,
@@ -205,6 +243,13 @@ def _names_this_machine(host: bytes) -> bool:
     """Judge one Host header; a client sends the same one with every request."""
     name, colon, port = host.decode("latin-1").rpartition(":")
     return is_loopback((name if colon and port.isdecimal() else host.decode("latin-1")).lower())
+
+
+@lru_cache(maxsize=64)
+def _is_of_this_machine(origin: bytes) -> bool:
+    """Judge one Origin header."""
+    scheme, _, host = origin.partition(b"://")
+    return scheme in {b"http", b"https"} and _names_this_machine(host)
 
 
 def _refusal(status: int, code: str, what: str) -> Problem:

@@ -15,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import scopes
+from api.auth import token_headers
 from api.problems import Problem, bad_request, problem_of
 from api.rendering import batch_members, json_response
 from api.requests import caller_of, check_query, lines, log_of, read
+from api.token_scopes import judge_batch
 from ledger.bodies import BATCH_ITEM, NEW_BATCH, TRIGGER_BATCH
 from ledger.errors import BatchNotFound, LedgerError
 from ledger.log import Created, Log
@@ -35,6 +37,7 @@ LINES_MAX = 2 * BATCH_RUNS_MAX  # lines of one request, which holds at most that
 async def create_batch(request: Request) -> Response:
     """Make room for the runs of a batch, or find the batch that its idempotency key leads to."""
     body, idempotency = await read(request, NEW_BATCH)
+    judge_batch(request, body.task_identifiers)
     created = await log_of(request).create_batch(body.command(), idempotency)
     batch = created.batch
     if batch.item_count:
@@ -42,7 +45,9 @@ async def create_batch(request: Request) -> Response:
     answer: dict[str, Any] = {"id": batch.id, "runCount": batch.run_count, "isCached": created.is_cached}
     if batch.idempotency_key is not None:
         answer["idempotencyKey"] = batch.idempotency_key
-    headers = {"Idempotency-Replayed": "true"} if created.is_replay else {}
+    headers = await token_headers(request, f"read:batch:{batch.id}")
+    if created.is_replay:
+        headers["Idempotency-Replayed"] = "true"
     return json_response(values.dump(answer), 200 if created.is_cached else 201, headers)
 
 
@@ -86,7 +91,9 @@ async def trigger_batch(request: Request) -> Response:
     if intake.fault is not None:
         raise await intake.refusal()
     answer: dict[str, Any] = {"id": created.batch.id, "runCount": created.batch.run_count, "isCached": False}
-    headers = {"Idempotency-Replayed": "true"} if created.is_replay else {}
+    headers = await token_headers(request, f"read:batch:{created.batch.id}")
+    if created.is_replay:
+        headers["Idempotency-Replayed"] = "true"
     return json_response(values.dump(answer), 200, headers)
 
 

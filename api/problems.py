@@ -50,6 +50,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.RunNotFound: (404, "No such run"),
     ledger_errors.KeyNotFound: (404, "No such API key"),
     ledger_errors.KeyRefused: (401, "An API key is needed"),
+    ledger_errors.TokenSpent: (401, "The token was for one use"),
     ledger_errors.VersionNotFound: (404, "No such version"),
     ledger_errors.WrongExpectedVersion: (412, "The run has another version"),
     ledger_errors.IdempotencyConflict: (422, "The idempotency key was used before"),

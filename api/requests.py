@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect, Request
 
 from api.problems import Problem, bad_request, run_not_found
+from api.tokens import PublicToken
 from ledger.keys import ApiKey
 from ledger.log import Log
 from ledger.reads import Point
@@ -21,6 +22,7 @@ from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
+HOLDER = "public token"  # For whom a key acts, as the history says it, where one of its tokens was shown.
 VERSION_MAX = 2**53  # A version is a JSON number.
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
@@ -191,7 +193,10 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
         )
     scope = request.scope
     digest = sha256(body).digest()
-    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest).digest())
+    # Whoever holds another public token did not send this request before, whatever key it guesses.
+    token: PublicToken | None = scope.get("run_ledger.token")
+    shown = b"" if token is None else bytes.fromhex(token.digest)
+    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest + shown).digest())
 
 
 def expected_versions(request: Request) -> frozenset[int] | None:
@@ -222,6 +227,8 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     key: ApiKey | None = request.scope.get("run_ledger.key")
     if key is None:
         return Caller(actor=actor or ANONYMOUS, traceparent=trace)
+    if request.scope.get("run_ledger.token") is not None:
+        actor = actor or HOLDER
     return Caller(actor=key.name, on_behalf_of=actor, traceparent=trace)
 
 

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import scopes
+from api.auth import token_headers
 from api.cursors import cursors_of
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members, unapplied_members
@@ -21,6 +22,7 @@ from api.requests import (
     run_id_of,
     whole_number,
 )
+from api.token_scopes import judge_list
 from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
 from ledger.log import Created
 from ledger.run_ids import RUN_ID
@@ -51,7 +53,8 @@ async def trigger(request: Request) -> Response:
     body, idempotency = await read(request, TRIGGER)
     created = await scopes.create(request, body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
-    return json_response(values.dump(answer), headers=_replayed(created))
+    headers = {**await token_headers(request, f"read:runs:{created.run_id}"), **_replayed(created)}
+    return json_response(values.dump(answer), headers=headers)
 
 
 async def retrieve(request: Request) -> Response:
@@ -102,6 +105,8 @@ async def list_runs(request: Request) -> Response:
     for cursor in (cursors.after, cursors.before):
         if cursor is not None and not RUN_ID.fullmatch(cursor):
             raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
+    tasks = _listed(request, "filter[taskIdentifier]")
+    judge_list(request, tasks)
     log = log_of(request)
     at = moment(request, "asOf")
     filters: Any = {
@@ -109,7 +114,7 @@ async def list_runs(request: Request) -> Response:
         "after": cursors.after,
         "before": cursors.before,
         "statuses": _statuses(request),
-        "tasks": _listed(request, "filter[taskIdentifier]"),
+        "tasks": tasks,
         "within": scopes.readable(request),
     }
     if at is None:

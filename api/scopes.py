@@ -16,6 +16,15 @@ from starlette.types import ASGIApp
 
 from api.problems import Problem
 from api.requests import log_of, run_id_of
+from api.token_scopes import (
+    TOKEN_NEEDS,
+    judge_item,
+    judge_token,
+    reaches_run,
+    token_of,
+    without_relatives_out_of_scope,
+)
+from api.tokens import PublicToken
 from ledger.batches import BatchDetails, BatchRun
 from ledger.errors import BatchNotFound, RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
@@ -32,14 +41,14 @@ class Need:
     What a route asks of a key.
 
     Attributes:
-        action: The scope.
+        action: The scope, None where any key will do.
         of: `run`: the run in the path must be within the key's restriction, which is judged before the handler is
             called. `handler`: the handler judges the runs that the body or the query names. `all`: there is no
-            telling runs apart here, so the scope must be without a restriction.
+            telling runs apart here, so the scope must be without a restriction. `key`: it is about the key itself.
     """
 
-    action: Action
-    of: Literal["run", "handler", "all"]
+    action: Action | None
+    of: Literal["run", "handler", "all", "key"]
 
 
 _RUN = "/api/v1/runs/{run_id}"
@@ -66,6 +75,11 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", f"{_RUN}/tags"): Need("write", "run"),
     ("GET", "/api/v1/runs"): Need("read", "handler"),
     ("GET", "/api/v3/runs/{run_id}"): Need("read", "run"),
+    ("GET", "/realtime/v1/runs/{run_id}"): Need("read", "run"),
+    ("GET", "/realtime/v1/runs"): Need("read", "handler"),
+    ("GET", "/realtime/v1/batches/{batch_id}"): Need("read", "handler"),
+    ("POST", "/api/v1/auth/jwt/claims"): Need(None, "key"),
+    ("POST", "/api/v1/auth/public-tokens"): Need(None, "key"),
     ("GET", "/api/v1/events"): Need("read", "all"),
     ("GET", "/api/v1/events/live"): Need("read", "all"),
     # No key: what asks these has none, and they tell nothing of any run.
@@ -89,8 +103,13 @@ def guarded(route: Route) -> Route:
 
     async def judged(request: Request) -> ASGIApp:
         key: ApiKey | None = request.scope.get("run_ledger.key")
-        need = needs[request.scope["method"]]
+        method = request.scope["method"]
+        need = needs[method]
         if key is not None and need is not None:
+            token = token_of(request)
+            if token is not None:
+                asked = TOKEN_NEEDS.get(("GET" if method == "HEAD" else method, route.path))
+                await judge_token(request, token, asked)
             await _judge(request, key.grant, need)
         return await endpoint(request)
 
@@ -110,7 +129,8 @@ def readable(request: Request) -> Reach | None:
 
 
 def without_hidden_relatives(request: Request, details: RunDetails) -> RunDetails:
-    """A run without those above it that the key of the request may not read."""
+    """A run without those above it that the key, or the token, of the request may not read."""
+    details = without_relatives_out_of_scope(request, details)
     reach = readable(request)
     if reach is None:
         return details
@@ -204,11 +224,15 @@ async def create(
     """
     log = log_of(request)
     grant = grant_of(request)
+    token = token_of(request)
+    one_time = None if token is None else token.one_time
+    if command.parent is not None and token is not None:
+        await _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
-        return await log.create(command, caller, idempotency)
+        return await log.create(command, caller, idempotency, one_time)
     await _judge_new_run(request, grant, command)
     try:
-        created = await log.create(command, caller, idempotency)
+        created = await log.create(command, caller, idempotency, one_time)
     except RunExists as error:
         if _knows(grant, (await log.family(error.run_id)).own):
             raise
@@ -228,6 +252,11 @@ async def create_item(request: Request, command: CreateRun, caller: Caller) -> C
     """
     log = log_of(request)
     grant = grant_of(request)
+    token = token_of(request)
+    if token is not None:
+        judge_item(token, command.task)
+        if command.parent is not None:
+            await _judge_parent_of_token(request, token, command.parent)
     if grant is None or grant.write.is_whole:
         return await log.create_item(command, caller)
     await _judge_new_run(request, grant, command)
@@ -246,6 +275,8 @@ async def _judge_new_run(request: Request, grant: Grant, command: CreateRun) -> 
 
 
 async def _judge(request: Request, grant: Grant, need: Need) -> None:
+    if need.action is None:
+        return
     reach = grant.reach(need.action)
     if reach.is_whole:
         return
@@ -261,6 +292,12 @@ async def _judge(request: Request, grant: Grant, need: Need) -> None:
             if _holds(grant.read, own):
                 raise _out_of_reach(reach, need.action, "this run")
             raise RunNotFound(run_id)
+
+
+async def _judge_parent_of_token(request: Request, token: PublicToken, parent: str) -> None:
+    """What a token may not read is no parent for it, as if there were no such run."""
+    if not await reaches_run(request, token, "read", parent):
+        raise UnknownParent(parent)
 
 
 async def _judge_parent(request: Request, grant: Grant, parent: str) -> None:

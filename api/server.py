@@ -14,6 +14,7 @@ from api.access import is_loopback
 from api.app import create_app
 from api.streams import ABORT, StreamLimits
 from ledger.ledger import Ledger
+from ledger.master import Master
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
 from ledger.store import missing_file, sqlite_file
@@ -148,6 +149,11 @@ def _listening(host: str, port: int) -> socket.socket:
         raise BadSettings(f"cannot listen on {host}, port {port}: {reason}; choose another --port") from error
 
 
+def _master(settings: Settings) -> Master:
+    secret = None if settings.secret is None else settings.secret.get_secret_value()
+    return Master(secret, sqlite_file(settings.database_url))
+
+
 async def _serve(
     settings: Settings, listener: socket.socket, ready: Callable[[str], None], parent: Connection | None
 ) -> None:
@@ -163,6 +169,8 @@ async def _serve(
         await ledger.log(OPEN_ENVIRONMENT),
         rate_limit=settings.rate_limit,
         stream_limits=StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max),
+        master=_master(settings).read,
+        cors_origins=settings.cors_origins,
     )
     config = uvicorn.Config(
         app,

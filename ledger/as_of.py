@@ -53,7 +53,7 @@ async def runs(
     within: Reach | None,
 ) -> RunsPage:
     """See `Log.runs_as_of`."""
-    last = await _last_run_key(reader, environment_id, at)
+    last = await last_run_key(reader, environment_id, at)
     newest_first = before is None
     cursor = after if newest_first else before
     beyond = last + 1 if newest_first else 0
@@ -91,7 +91,7 @@ async def runs(
     return RunsPage(found[::-1], next=found[0].id if found else None, previous=edge)
 
 
-async def _last_run_key(reader: Reader, environment_id: int, at: Microseconds) -> int:
+async def last_run_key(reader: Reader, environment_id: int, at: Microseconds) -> int:
     """A key that no run created at or before a moment is above, and every later one is."""
     newest = await reader.row(statements.NEWEST_RUN, environment_id=environment_id, run=2**62)
     low, high = 0, 0 if newest is None else newest["run_key"]

@@ -36,6 +36,8 @@ from projections.size import (
 IDEMPOTENCY_TTL_S_DEFAULT = 30 * 86_400  # seconds; the SDK's documentation: keys are kept for 30 days
 IDEMPOTENCY_TTL_S_MAX = 10 * 365 * 86_400  # seconds; ten years, so that the moment it ends can be stored
 
+TOKEN_SCOPES_MAX = 100  # scopes of one public token, which has to fit into a header
+
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "hr": 3_600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:w|d|hr|h|m|s)){1,5}")
 
@@ -239,6 +241,7 @@ class NewBatch(_Wire):
     """Make room for the runs of a batch."""
 
     run_count: Annotated[int, Field(ge=1)]
+    task_identifiers: list[Name] = Field(default_factory=list, description="The tasks that it is to hold runs of.")
     idempotency_key: TriggerKey | None = None
 
     def command(self) -> CreateBatch:
@@ -404,6 +407,23 @@ class Erasure(_Wire):
         return EraseKey(run_id=run_id, path=path, reason=self.reason, expected=expected)
 
 
+class Realtime(_Wire):
+    """What a public token says of realtime feeds."""
+
+    skip_columns: list[str] = Field(default_factory=list, max_length=TOKEN_SCOPES_MAX)
+
+
+class NewPublicToken(_Wire):
+    """Sign a public token."""
+
+    scopes: list[Annotated[str, Field(min_length=1, max_length=1_024)]] = Field(
+        min_length=1, max_length=TOKEN_SCOPES_MAX
+    )
+    expiration_time: Annotated[float, Field(ge=0, lt=1e11)] | Annotated[str, Field(max_length=64)] | None = None
+    one_time_use: bool | None = None
+    realtime: Realtime | None = None
+
+
 NEW_RUN = TypeAdapter(NewRun)
 TRIGGER = TypeAdapter(Trigger)
 NEW_BATCH = TypeAdapter(NewBatch)
@@ -414,3 +434,4 @@ CANCELLATION = TypeAdapter(Cancellation)
 NEW_STATUS = TypeAdapter(NewStatus)
 METADATA_CHANGE = TypeAdapter(MetadataChange)
 ERASURE = TypeAdapter(Erasure)
+PUBLIC_TOKEN = TypeAdapter(NewPublicToken)

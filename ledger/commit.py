@@ -97,6 +97,8 @@ def _apply(group: Group, write: Write) -> Outcome:
         replay = group.replay(write.idempotency)
         if replay is not None:
             return replay
+    if write.one_time is not None:
+        group.refuse_spent(write.one_time)
     written: Written | WrittenBatch
     match write.command:
         case CreateRun(batch=str(), item=int()) as command:
@@ -117,6 +119,8 @@ def _apply(group: Group, write: Write) -> Outcome:
             assert_never(write.command)
     if write.idempotency is not None:
         group.remember(write.idempotency, written)
+    if write.one_time is not None:
+        group.spend(write.one_time, written)
     return written
 
 

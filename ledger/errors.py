@@ -130,6 +130,15 @@ class KeyRefused(LedgerError):
         self.code = code
 
 
+class TokenSpent(LedgerError):
+    """What lets one write through has let one through already; nothing was written."""
+
+    code = "spent-token"
+
+    def __init__(self) -> None:
+        super().__init__("this token was for one use, and it was used; ask whoever gave it for another")
+
+
 class Conflict(LedgerError):
     """The request does not fit what is stored."""
 

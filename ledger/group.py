@@ -16,7 +16,14 @@ from sqlalchemy import ClauseElement
 from ledger import statements
 from ledger.batches import batch_row, read_batch
 from ledger.chain import SALT_BYTES, commitment, event_hash
-from ledger.errors import BatchNotFound, IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
+from ledger.errors import (
+    BatchNotFound,
+    IdempotencyConflict,
+    LateWrite,
+    RunNotFound,
+    TokenSpent,
+    WrongExpectedVersion,
+)
 from ledger.heads import Head, head_row, metadata_row, new_row, read_head
 from ledger.writes import (
     Batch,
@@ -27,6 +34,7 @@ from ledger.writes import (
     CreateRun,
     Environment,
     IdempotencyKey,
+    OneTime,
     Replayed,
     Rules,
     UnappliedOperation,
@@ -138,6 +146,8 @@ class Group:
         for write in writes:
             if write.idempotency is not None:
                 keys.add(write.idempotency.key)
+            if write.one_time is not None:
+                keys.add(write.one_time.key)
             if isinstance(write.command, CreateBatch):
                 if write.command.idempotency_key is not None:
                     batch_keys.add(write.command.idempotency_key)
@@ -308,6 +318,16 @@ class Group:
             raise IdempotencyConflict(idempotency.key)
         return replay
 
+    def refuse_spent(self, one_time: OneTime) -> None:
+        """
+        Judge whether what lets one write through still does.
+
+        Raises:
+            TokenSpent: It did already.
+        """
+        if one_time.key in self._remembered:
+            raise TokenSpent
+
     def above(self, own: Head, key: int | None) -> Head:
         """The head of a run above *own* by its key; *own* where there is none."""
         return own if key is None else self._heads_by_key[key]
@@ -411,22 +431,32 @@ class Group:
 
     def remember(self, idempotency: IdempotencyKey, written: Written | WrittenBatch) -> None:
         """Keep what was done for a request that comes again."""
+        expires_at = self.now + self.rules.idempotency_s * MICROSECONDS
+        self._remember(idempotency.key, idempotency.fingerprint, written, expires_at)
+
+    def spend(self, one_time: OneTime, written: Written | WrittenBatch) -> None:
+        """Let nothing more through, as long as it would."""
+        self._remember(one_time.key, bytes.fromhex(one_time.digest), written, one_time.expires_at)
+
+    def _remember(
+        self, key: str, fingerprint: bytes, written: Written | WrittenBatch, expires_at: Microseconds
+    ) -> None:
         if isinstance(written, WrittenBatch):
             replay = Replayed(None, 0, not written.is_cached, (), written.batch.id)
         else:
             head = self._heads[written.run.id]
             replay = Replayed(head.key, written.run.version, written.created, written.unapplied)
-        self._remembered[idempotency.key] = idempotency.fingerprint, replay
+        self._remembered[key] = fingerprint, replay
         self._to_remember.append(
             {
                 "environment_id": self._environment_id,
-                "key": idempotency.key,
-                "fingerprint": idempotency.fingerprint,
+                "key": key,
+                "fingerprint": fingerprint,
                 "status": 201 if replay.created else 200,
                 "run_key": replay.run_key,
                 "version": replay.version,
                 "unapplied": values.dump([_as_json(operation) for operation in replay.unapplied]),
-                "expires_at": self.now + self.rules.idempotency_s * MICROSECONDS,
+                "expires_at": expires_at,
                 "batch_id": replay.batch_id,
             }
         )

@@ -59,6 +59,19 @@ class NewKey(NamedTuple):
     is_first: bool
 
 
+class Signer(NamedTuple):
+    """
+    A key that tokens are signed with.
+
+    Attributes:
+        key: The key, which may open nothing any more.
+        text: The whole of it, derived anew; None where the master is not the one that it was derived from.
+    """
+
+    key: ApiKey
+    text: str | None
+
+
 @dataclass(slots=True)
 class _Known:
     """
@@ -118,6 +131,45 @@ class Keyring:
         known = self._known.get(sha256(text.encode()).digest())
         if known is None or not await self._is_as_known(known):
             known = await self._look_up(text)
+        return self._admitted(known)
+
+    async def signer(self, environment: str, key_id: str, master: bytes) -> Signer | None:
+        """
+        The key of an environment that has this id, with its text; None where there is none.
+
+        Args:
+            environment: Its name.
+            key_id: The key's public part.
+            master: The secret from which its own was derived.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        known = await self._known_by_id(environment, key_id)
+        if known is None:
+            return None
+        text = derive_key(master, environment, key_id)
+        is_same = hmac.compare_digest(known.row[0], sha256(text.encode()).digest())
+        return Signer(known.key, text if is_same else None)
+
+    async def admit_signer(self, environment: str, key_id: str) -> ApiKey:
+        """
+        The key with which a token that was shown is signed: the token opens nothing where the key does not.
+
+        Raises:
+            KeyRefused: There is no such key, or it opens nothing any more.
+            Unavailable: The database cannot be read.
+        """
+        known = await self._known_by_id(environment, key_id)
+        if known is None:
+            raise KeyRefused("unknown-key", "this is no API key of this ledger")
+        return self._admitted(known)
+
+    def now(self) -> Microseconds:
+        """What the clock shows, by which keys expire."""
+        return self._clock()
+
+    def _admitted(self, known: "_Known") -> ApiKey:
         key = known.key
         now = self._clock()
         if key.revoked_at is not None or key.expires_at is not None:
@@ -229,10 +281,28 @@ class Keyring:
         is_same = hmac.compare_digest(_NO_DIGEST if row is None else row[0], shown.digest)
         if environment is None or row is None or not is_same:
             raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        key = _read_point(row, environment, shown.id)
-        before = self._known.get(shown.digest)
+        return self._keep(environment, shown.id, row, parameters)
+
+    async def _known_by_id(self, environment_name: str, key_id: str) -> "_Known | None":
+        environment = await self._environment(environment_name)
+        if environment is None:
+            return None
+        parameters = {"environment_id": environment.id, "key_id": key_id}
+        row = await self._store.point(statements.API_KEY, parameters)
+        if row is None:
+            return None
+        known = self._known.get(row[0])
+        return (
+            known if known is not None and known.row == row else self._keep(environment, key_id, row, parameters)
+        )
+
+    def _keep(
+        self, environment: Environment, key_id: str, row: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> "_Known":
+        key = _read_point(row, environment, key_id)
+        before = self._known.get(row[0])
         used_at = max(key.last_used_at or 0, before.used_at if before is not None else 0)
-        known = self._known[shown.digest] = _Known(key, row, parameters, used_at)
+        known = self._known[row[0]] = _Known(key, row, parameters, used_at)
         return known
 
     async def _environment(self, name: str) -> Environment | None:

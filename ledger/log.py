@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from ledger import as_of, feed, history, reads, statements
+from ledger import as_of, feed, history, reads, statements, states
 from ledger.as_of import RunsPage
 from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
 from ledger.faults import Report
-from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
+from ledger.feed import WHOLE_FEED, Cursor, FeedEvent, FeedPage, Selection
 from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
+from ledger.states import Folds, Mark, Members, RunState, StatesPage
 from ledger.store import Store
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import verify_run
@@ -31,6 +32,7 @@ from ledger.writes import (
     EraseKey,
     IdempotencyKey,
     KnownItem,
+    OneTime,
     Outcome,
     Refused,
     Replayed,
@@ -48,6 +50,8 @@ from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, Sca
 from projections.runs import Run
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
+
+MARKS_MAX = 10_000  # runs of which it is remembered where their status comes from
 
 
 class Current(NamedTuple):
@@ -67,17 +71,19 @@ class Current(NamedTuple):
 
 class Relative(NamedTuple):
     """
-    A run as far as a key's restriction is judged by it.
+    A run as far as the restriction of a key, or the scopes of a token, are judged by it.
 
     Attributes:
         run_id: Its id.
         task: Its task.
         tags: Its tags.
+        batch: Its batch, where that is asked for.
     """
 
     run_id: str
     task: str
     tags: tuple[str, ...]
+    batch: str | None = None
 
 
 class Family(NamedTuple):
@@ -228,6 +234,8 @@ class Log:
         self._writer = writer
         self._subscriptions = subscriptions
         self._environment = environment
+        self._marks: dict[str, Mark] = {}
+        self._folds = Folds()
         self.metadata_bytes_max = rules.metadata_bytes_max
 
     @property
@@ -246,7 +254,11 @@ class Log:
         return self._writer.is_alive
 
     async def create(
-        self, command: CreateRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+        self,
+        command: CreateRun,
+        caller: Caller = NOBODY,
+        idempotency: IdempotencyKey | None = None,
+        one_time: OneTime | None = None,
     ) -> Created:
         """
         Begin a run, or find the one that its id or its trigger's key leads to.
@@ -256,9 +268,10 @@ class Log:
             RunExists: The id belongs to a run of another task or parent.
             TooLarge: Its metadata is over the limit.
             IdempotencyConflict: The key was used for another request.
+            TokenSpent: What lets one request through did that already.
             Unavailable: Nothing was written; try again.
         """
-        outcome = await self._write(command, caller, idempotency)
+        outcome = await self._write(command, caller, idempotency, one_time)
         if isinstance(outcome, Replayed):
             run_key = outcome.run_key
             assert run_key is not None
@@ -406,7 +419,7 @@ class Log:
         )
         if row is None:
             raise RunNotFound(run_id)
-        own = Relative(run_id, row[0], read_tags(row[1]))
+        own = Relative(run_id, row[0], read_tags(row[1]), row[8])
         return Family(own, _relative(row[2:5]), _relative(row[5:8]))
 
     async def metadata(
@@ -560,6 +573,85 @@ class Log:
         start = 0 if after is None else after
         return await self._store.read(
             lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=selection)
+        )
+
+    def now(self) -> Microseconds:
+        """What the clock shows by which this log records."""
+        return self._writer.now()
+
+    async def end(self) -> Cursor:
+        """
+        The place behind the last event, answered at once.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        row = await self._store.point(statements.LOG, {"environment_id": self._environment.id})
+        return Cursor(row[1], row[0])
+
+    async def state(self, run_id: str) -> RunState:
+        """
+        A run as it stands, with its payload.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(lambda reader: states.current(reader, self._environment.id, run_id))
+
+    async def state_after(self, run_id: str, mark: Mark) -> RunState | None:
+        """
+        A run as it stood one version after a state of it, which costs the same wherever in its stream that is.
+
+        Args:
+            run_id: The run.
+            mark: The mark of that state.
+
+        Returns:
+            None where that state is the current one.
+
+        Raises:
+            RunNotFound: There is no such run.
+            BadCursor: It never had that state.
+        """
+        folded = self._folds.get(run_id, mark.version)
+        state = await self._store.read(
+            lambda reader: states.after(reader, self._environment.id, run_id, mark, folded)
+        )
+        if state is not None:
+            self._folds.keep(state)
+        return state
+
+    async def states_of(self, entries: Sequence[FeedEvent]) -> list[RunState]:
+        """The state of a run after each of the first of some events, of different runs; a bounded number."""
+        if len(self._marks) > MARKS_MAX:
+            self._marks.clear()
+        marks = {
+            entry.event.run_id: mark
+            for entry in entries
+            if (mark := self._marks.get(entry.event.run_id)) is not None
+        }
+        found = await self._store.read(
+            lambda reader: states.of_events(reader, self._environment.id, entries, marks)
+        )
+        self._marks.update({state.run.id: state.mark for state in found})
+        return found
+
+    async def states(
+        self, members: Members, *, position: int | None = None, before: int | None = None
+    ) -> StatesPage:
+        """
+        Runs that belong together, newest first, all as they stood at one place of the log; a bounded number.
+
+        Args:
+            members: Which runs.
+            position: The place; the end of the log by default.
+            before: Only runs with keys below this one: where the page before ended.
+
+        Raises:
+            BadCursor: The log has not reached that place.
+        """
+        return await self._store.read(
+            lambda reader: states.page(reader, self._environment.id, members, position, before)
         )
 
     async def subscribe(
@@ -776,8 +868,14 @@ class Log:
         assert isinstance(outcome, Written)
         return Erased(run_id, outcome.run.version, outcome.redacted)
 
-    async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
-        return await self._writer.submit(self._environment, Write(command, caller, idempotency))
+    async def _write(
+        self,
+        command: Command,
+        caller: Caller,
+        idempotency: IdempotencyKey | None,
+        one_time: OneTime | None = None,
+    ) -> Outcome:
+        return await self._writer.submit(self._environment, Write(command, caller, idempotency, one_time))
 
 
 def _relative(columns: Sequence[str | None]) -> Relative | None:

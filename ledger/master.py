@@ -57,6 +57,36 @@ def load_master(secret: str | None, database: Path | None) -> bytes:
         ) from error
 
 
+class Master:
+    """
+    The master secret of a process that only uses it: read when it is first needed, and never made.
+
+    Args:
+        secret: What RUN_LEDGER_SECRET says, None where it is not set.
+        database: The SQLite file, None for another engine.
+    """
+
+    def __init__(self, secret: str | None, database: Path | None) -> None:
+        self._known = None if secret is None else secret.encode()
+        self._path = None if database is None else secret_file(database)
+
+    def read(self) -> bytes:
+        """
+        The secret.
+
+        Raises:
+            UnusableSecret: There is none, or it cannot be used.
+        """
+        if self._known is None:
+            if self._path is None:
+                raise UnusableSecret("RUN_LEDGER_SECRET is not set")
+            try:
+                self._known = _read(self._path)
+            except OSError as error:
+                raise UnusableSecret(f"cannot read {self._path}: {error.strerror}") from error
+        return self._known
+
+
 def _make(path: Path) -> None:
     """Write a new secret whole, then give it its name; of two processes that do so at once the first one wins."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # Readable by its owner only.

@@ -179,7 +179,7 @@ LAST_VERSION = select(runs.c.version).where(
 )
 
 # What the feed says of the runs that events belong to. `values` is a list of run keys.
-LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags).where(
+LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags, runs.c.batch).where(
     runs.c.environment_id == _environment, AnyOfValues(runs.c.run_key)
 )
 
@@ -188,7 +188,8 @@ CHILDREN = (
     _heads().where(runs.c.parent_key == bindparam("run_key")).order_by(runs.c.run_key).limit(bindparam("count"))
 )
 
-# Task and tags of one run and of the two above it, with the ids of these: what a key's restriction is judged by.
+# Task and tags of one run and of the two above it, with the ids of these, and its batch: what the restriction of a
+# key and the scopes of a token are judged by.
 FAMILY = (
     select(
         runs.c.task,
@@ -199,6 +200,7 @@ FAMILY = (
         roots.c.run_id,
         roots.c.task,
         roots.c.tags,
+        runs.c.batch,
     )
     .outerjoin(
         parents, (parents.c.environment_id == runs.c.environment_id) & (parents.c.run_key == runs.c.parent_key)
@@ -283,6 +285,26 @@ def page_of_runs_as_of(
     if statuses:
         page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
     return page
+
+
+@_kept_for_usual_filters
+def page_of_members(
+    *, tags: tuple[str, ...], of_batch: bool, within: Reach | None = None
+) -> Select[tuple[object, ...]]:
+    """
+    As `page_of_runs`, newest first, of runs with keys above `low`.
+
+    Args:
+        tags: Only runs that have all of these.
+        of_batch: Only runs of the batch `batch`.
+        within: Only runs that a key may read, None for all.
+    """
+    page = page_of_runs(older_than=True, statuses=(), tasks=(), within=within).where(
+        runs.c.run_key > bindparam("low")
+    )
+    for tag in tags:
+        page = page.where(AnyOfTags(runs.c.tags, [tag]))
+    return page.where(runs.c.batch == bindparam("batch")) if of_batch else page
 
 
 # The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
@@ -384,6 +406,9 @@ STATUS_AT = (
     .order_by(events.c.version.desc())
     .limit(1)
 )
+
+# The same, if a version above `after` did so.
+STATUS_BETWEEN = STATUS_AT.where(_a_version_above)
 
 # The tags that a run got with versions above `after`, up to `last`: the first `count` times.
 TAGGED = (

@@ -405,4 +405,4 @@ class Subscriptions:
 
 def _entry(recorded: Recorded, row: Mapping[str, Any]) -> FeedEvent:
     run = recorded.heads[row["run_key"]].run
-    return FeedEvent(read_event(row, run.id), run.task, frozenset(run.tags))
+    return FeedEvent(read_event(row, run.id), run.task, frozenset(run.tags), run.batch)

@@ -71,6 +71,29 @@ class IdempotencyKey:
         _refuse_nul(self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class OneTime:
+    """
+    Lets one write through, and no second one.
+
+    Attributes:
+        digest: SHA-256 of what its owner shows, in hexadecimal.
+        expires_at: From when it would let nothing through anyway.
+    """
+
+    digest: str
+    expires_at: Microseconds
+
+    @property
+    def key(self) -> str:
+        """
+        Where it is remembered, among the idempotency keys.
+
+        A key that a caller chooses is printable, so no caller can name this one.
+        """
+        return f"\x1f{self.digest}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRun:
     """
@@ -241,11 +264,12 @@ Command = CreateRun | CreateBatch | ChangeMetadata | ChangeStatus | TagRun | Era
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One request to the log: what, who, and the key that makes a retry harmless."""
+    """One request to the log: what, who, the key that makes a retry harmless, and what lets it through once."""
 
     command: Command
     caller: Caller
     idempotency: IdempotencyKey | None = None
+    one_time: OneTime | None = None
 
 
 @dataclass(frozen=True, slots=True)

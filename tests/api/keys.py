@@ -7,11 +7,10 @@ import httpx2
 
 from api.app import ROUTES
 from api.scopes import NEEDS, Need
+from ledger.keys import Action
 from ledger.ledger import Ledger
 from ledger.writes import CreateBatch
-from tests.api.service import Service
-
-MASTER = b"a secret that no database holds.."
+from tests.api.service import MASTER, Service
 
 _METADATA = {"operations": [{"type": "set", "key": "k", "value": 1}]}
 BODIES: dict[tuple[str, str], Any] = {
@@ -20,6 +19,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/runs/{run_id}/metadata/erase"): {"key": "k", "reason": "asked for"},
     ("POST", "/api/v1/tasks/{task:path}/trigger"): {"payload": 1},
     ("POST", "/api/v1/runs"): {"task": "t"},
+    ("POST", "/api/v1/auth/jwt/claims"): None,
+    ("POST", "/api/v1/auth/public-tokens"): {"scopes": ["read:runs:r"]},
     ("POST", "/api/v1/runs/{run_id}/tags"): {"tags": "a tag"},
     ("POST", "/api/v2/runs/{run_id}/cancel"): {},
     ("POST", "/api/v3/batches"): {"runCount": 1},
@@ -29,6 +30,7 @@ BODIES: dict[tuple[str, str], Any] = {
 QUERIES = {
     "/api/v1/runs/{run_id}/metadata/diff": "?from=1&to=1",
     "/api/v1/runs/{run_id}/metadata/explain": "?key=k",
+    "/realtime/v1/runs": "?tags=a+tag",
 }
 
 BATCH = "batch_" + "0" * 25  # The one that `Keyed.create_batch` makes.
@@ -37,7 +39,14 @@ BATCH = "batch_" + "0" * 25  # The one that `Keyed.create_batch` makes.
 EVERY = sorted((method, route.path) for route in ROUTES for method in route.methods or () if method != "HEAD")
 KEYED = [route for route in EVERY if NEEDS[route] is not None]
 PUBLIC = [route for route in EVERY if NEEDS[route] is None]
+SCOPED = [route for route in KEYED if (need := NEEDS[route]) is not None and need.action is not None]
 OF_A_RUN = [route for route in KEYED if "{run_id}" in route[1]]
+
+
+def action_of(route: tuple[str, str]) -> Action:
+    action = need_of(route).action
+    assert action is not None
+    return action
 
 
 def need_of(route: tuple[str, str]) -> Need:

@@ -18,6 +18,7 @@ from ledger.writes import Refused
 
 BEGINNING = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 SECOND = 1_000_000  # microseconds
+MASTER = b"a secret that no database holds.."
 
 JSON = {"Content-Type": "application/json"}
 
@@ -37,7 +38,7 @@ class Service:
         self._runner = runner
         self._ledger = runner.run(Ledger.open(f"sqlite+aiosqlite:///{path}", clock=lambda: self.now, **limits))
         self._log: Log = runner.run(self._ledger.log("dev"))
-        self.app = create_app(self._ledger, self._log)
+        self.app = create_app(self._ledger, self._log, master=lambda: MASTER)
         transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
         self._http = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 

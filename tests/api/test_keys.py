@@ -31,9 +31,21 @@ from api.in_process import InProcess
 from api.streams import Permit, StreamLimits, next_batch
 from ledger.errors import KeyRefused, StorageFailed
 from ledger.keyring import Keyring
-from tests.api.keys import EVERY, KEYED, MASTER, OF_A_RUN, PUBLIC, Keyed, body_of, need_of, path_of, seen
+from tests.api.keys import (
+    EVERY,
+    KEYED,
+    OF_A_RUN,
+    PUBLIC,
+    SCOPED,
+    Keyed,
+    action_of,
+    body_of,
+    need_of,
+    path_of,
+    seen,
+)
 from tests.api.server import PATIENCE_S, ROOT, environment, run_ledger, serving
-from tests.api.service import SECOND, Service, problem, service
+from tests.api.service import MASTER, SECOND, Service, problem, service
 from tests.strategies import thorough
 
 ACTIONS = ("read", "write", "erase")
@@ -81,9 +93,9 @@ def test_a_foreign_run_is_byte_for_byte_one_that_does_not_exist(
     assert theirs.get("/api/v1/runs/r/metadata").json()["version"] == 1
 
 
-@pytest.mark.parametrize("route", KEYED)
+@pytest.mark.parametrize("route", SCOPED)
 def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, route: tuple[str, str]) -> None:
-    needed = need_of(route).action
+    needed = action_of(route)
     Keyed(api).create("r")
     before = api.contents()
     key = Keyed(api, scopes=[action for action in ACTIONS if action != needed])
@@ -96,12 +108,12 @@ def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, rou
         assert seen(key.call(route, "nobody")) == seen(answer)
 
 
-@pytest.mark.parametrize("route", [route for route in KEYED if not route[1].endswith("/live")])
+@pytest.mark.parametrize("route", [route for route in SCOPED if not route[1].endswith("/live")])
 def test_the_scope_that_a_route_asks_for_opens_it(api: Service, route: tuple[str, str]) -> None:
     everything = Keyed(api)
     everything.create("r")
     everything.create_batch()
-    for scope in (need_of(route).action, "admin"):
+    for scope in (action_of(route), "admin"):
         everything.put("r")  # Something to erase.
         answer = Keyed(api, scopes=[scope]).call(route)
         assert answer.status_code in {200, 201}, answer.text
@@ -133,7 +145,7 @@ def test_an_expired_key_opens_nothing(api: Service, route: tuple[str, str]) -> N
 def test_a_run_that_a_key_may_not_know_of_is_byte_for_byte_one_that_does_not_exist(
     api: Service, route: tuple[str, str]
 ) -> None:
-    action = need_of(route).action
+    action = action_of(route)
     key = Keyed(api, scopes=[f"{action}:tasks:mine", f"{action}:tags:mine"])
     absent = key.call(route)
     Keyed(api).create("r", task="other", tags=["other"])
@@ -143,11 +155,11 @@ def test_a_run_that_a_key_may_not_know_of_is_byte_for_byte_one_that_does_not_exi
     assert api.contents() == before
 
 
-@pytest.mark.parametrize("route", [route for route in OF_A_RUN if need_of(route).action != "read"])
+@pytest.mark.parametrize("route", [route for route in OF_A_RUN if action_of(route) != "read"])
 def test_a_run_that_a_key_may_only_read_is_forbidden_to_it(api: Service, route: tuple[str, str]) -> None:
     Keyed(api).create("r", task="other")
     before = api.contents()
-    answer = Keyed(api, scopes=["read", f"{need_of(route).action}:tasks:mine"]).call(route)
+    answer = Keyed(api, scopes=["read", f"{action_of(route)}:tasks:mine"]).call(route)
     assert problem(answer, 403)["code"] == "restricted-scope"
     assert "runs of the task 'mine' only" in answer.json()["detail"]
     assert api.contents() == before
@@ -159,7 +171,7 @@ def test_a_restricted_key_reaches_the_runs_it_is_for(
     api: Service, route: tuple[str, str], restriction: str
 ) -> None:
     Keyed(api).create("r", task="mine", tags=["a tag", "b"], metadata={"k": 0})
-    answer = Keyed(api, scopes=[f"{need_of(route).action}:{restriction}"]).call(route)
+    answer = Keyed(api, scopes=[f"{action_of(route)}:{restriction}"]).call(route)
     assert answer.status_code == 200, answer.text
 
 
@@ -182,7 +194,7 @@ def test_a_route_that_tells_of_all_runs_wants_a_scope_without_a_restriction(
     api: Service, route: tuple[str, str]
 ) -> None:
     method, path = route
-    assert (method, need_of(route).action) == ("GET", "read")
+    assert (method, action_of(route)) == ("GET", "read")
     for scope in ("tasks:mine", "tags:mine"):
         for query in ("", "?task=mine", "?tag=mine", "?run=r"):
             answer = Keyed(api, scopes=[f"read:{scope}", "write"]).get(path + query)
@@ -933,7 +945,7 @@ def test_the_documentation_names_every_route_with_its_scope() -> None:
     )
     table = {
         f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"): (
-            "none" if need is None else need.action
+            "none" if need is None else need.action or "any"
         )
         for (method, path), need in scopes.NEEDS.items()
     }
