@@ -123,11 +123,7 @@ async def read_bytes(request: Request) -> bytes:
     Raises:
         Problem: 415 for anything but plain JSON, 413 for more than 2 MiB, 400 for nothing at all.
     """
-    content_type = header(request, b"content-type")
-    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
-        raise _unsupported(
-            "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
-        )
+    _refuse_other_than_json(request)
     body = await _whole(request)
     if not body:
         raise bad_request("empty-body", "the request body is empty; send a JSON object")
@@ -153,9 +149,9 @@ async def read_optional(request: Request, adapter: TypeAdapter[_Body]) -> tuple[
     """As `read`, of a body that may be left out and then says nothing."""
     if request.scope["query_string"]:
         check_query(request, frozenset())
-    declared = header(request, b"content-length")
-    is_empty = declared == "0" or (declared is None and header(request, b"transfer-encoding") is None)
-    body = b"" if is_empty else await read_bytes(request)
+    body = await _whole(request)
+    if body:
+        _refuse_other_than_json(request)
     parsed = adapter.validate_python(values.parse(body or b"{}"))
     return parsed, idempotency_key(request, body)
 
@@ -367,6 +363,14 @@ def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | N
 def _unsupported(name: str, value: str | None, way_out: str) -> Problem:
     detail = f"{name} is {value!r}; {way_out}" if value else f"{name} is missing; {way_out}"
     return Problem(415, "unsupported-media-type", "The body has an unsupported form", detail)
+
+
+def _refuse_other_than_json(request: Request) -> None:
+    content_type = header(request, b"content-type")
+    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
+        raise _unsupported(
+            "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
+        )
 
 
 def _refuse_encoding(request: Request) -> None:

@@ -1,7 +1,6 @@
 """What request bodies may say. Field names are camelCase on the wire; unknown members are ignored."""
 
 import re
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
@@ -377,7 +376,7 @@ class NewStatus(_Wire):
         )
 
     def _last_change(self, flush: MetadataChange, run_id: str) -> ChangeMetadata | None:
-        change = replace(flush.command(run_id), attempt=self.attempt)
+        change = flush.command(run_id)
         return change if change.operations or change.parent_operations or change.root_operations else None
 
     def model_post_init(self, _: Any) -> None:

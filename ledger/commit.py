@@ -7,6 +7,7 @@ may rest on a neighbour's change.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, assert_never
 
 from ledger.chain import GENESIS
@@ -297,7 +298,7 @@ def _change_status(group: Group, command: ChangeStatus, caller: Caller) -> Writt
     if command.last_change is not None:
         if not changes:  # The end was reported before, and this change most likely with it.
             raise AlreadyFinished(run.id, run.finished_at or run.updated_at)
-        unapplied = _change_metadata(group, command.last_change, caller).unapplied
+        unapplied = _change_metadata(group, replace(command.last_change, attempt=attempt), caller).unapplied
         run = head.run
     if changes:
         body = RunStatusChanged(status=command.status, output=command.output, error=command.error)

@@ -198,8 +198,8 @@ class ChangeStatus:
         error: Why it failed: `message`, and perhaps `name` and `stackTrace`.
         expected: Versions that the run may have, None for any.
         unless_finished: Leave a run that is over as it is.
-        last_change: What to do to the metadata just before, in the same transaction; only for a status that ends
-            the run.
+        last_change: What the same attempt does to the metadata just before, in the same transaction; only for a
+            status that ends the run. Its own attempt and expected versions do not count.
     """
 
     run_id: str
@@ -214,6 +214,8 @@ class ChangeStatus:
     def __post_init__(self) -> None:
         if self.last_change is not None and not self.status.is_finished:
             raise ValueError(f"a last change belongs to a status that ends the run, and {self.status} does not")
+        if self.last_change is not None and self.last_change.run_id != self.run_id:
+            raise ValueError(f"a last change of run {self.last_change.run_id} came with the end of {self.run_id}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

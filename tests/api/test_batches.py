@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.keys import Keyed
-from tests.api.server import serving
-from tests.api.service import SECOND, Service, contents, problem, service
+from tests.api.server import PATIENCE_S, serving
+from tests.api.service import SECOND, Service, contents, empty, problem, service
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -36,6 +37,14 @@ def retrieved(api: Service | Keyed, batch: str) -> Any:
     response = api.get(f"/api/v2/batches/{batch}")
     assert response.status_code == 200, response.text
     return response.json()
+
+
+def wait_for_runs(path: Path, count: int) -> None:
+    """Look until there are so many runs."""
+    end = time.monotonic() + PATIENCE_S
+    while contents(path)["runs"] < count:
+        assert time.monotonic() < end, f"{count} runs never came"
+        time.sleep(0.02)
 
 
 def counts(response: httpx2.Response) -> tuple[int, int, bool]:
@@ -312,14 +321,14 @@ def test_two_streams_at_once_take_each_place_once(api: Service) -> None:
 
 def test_a_stream_that_is_sent_again_after_a_crash_makes_no_run_twice(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
+    path.write_bytes(empty())
     lines = [line(index, payload=index) for index in range(400)]
     with serving(path) as server, server.client() as http:
         batch = http.post("/api/v3/batches", json={"runCount": 400}).json()["id"]
 
         def half() -> Iterable[bytes]:
             yield b"".join(lines[:300])
-            while not contents(path)["runs"]:
-                pass  # Until some of them are durable; the server is killed in the middle of the stream.
+            wait_for_runs(path, 1)  # The server is killed in the middle of the stream.
             server.process.kill()
             yield b"".join(lines[300:])
 
@@ -333,6 +342,23 @@ def test_a_stream_that_is_sent_again_after_a_crash_makes_no_run_twice(tmp_path: 
         assert counts(answer) == (400 - before, before, True)
         assert len(set(http.get(f"/api/v2/batches/{batch}").json()["runs"])) == 400
     assert contents(path)["runs"] == 400
+
+
+def test_a_client_that_goes_away_leaves_what_was_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(empty())
+    with serving(path) as server, server.client() as http:
+        batch = http.post("/api/v3/batches", json={"runCount": 300}).json()["id"]
+        sent = b"".join(line(index) for index in range(299))
+        head = f"POST /api/v3/batches/{batch}/items HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
+        with server.connect() as connection:
+            connection.sendall(
+                f"{head}Content-Type: application/x-ndjson\r\n\r\n{len(sent):x}\r\n".encode() + sent
+            )
+            wait_for_runs(path, 1)  # Then it goes away.
+        wait_for_runs(path, 299)  # What had arrived is carried out.
+        again = http.post(f"/api/v3/batches/{batch}/items", content=sent + line(299), headers=NDJSON)
+        assert counts(again) == (1, 299, True)
 
 
 # --- the older form ---

@@ -436,7 +436,7 @@ def test_pages_of_the_list_as_it_stood(api: Service) -> None:
     assert seen == [(f"r{number}", {}) for number in (4, 3, 2, 1, 0)]
     back = api.get(f"/api/v1/runs?asOf={moment}&page[size]=2&page[before]=r1").json()
     assert [run["id"] for run in back["data"]] == ["r3", "r2"]
-    assert back["pagination"] == {"next": "r2", "previous": "r3"}
+    assert back["pagination"] == {"next": "r2~1", "previous": "r3"}
 
 
 @pytest.mark.parametrize(
