@@ -4,8 +4,8 @@ has the same version, else try again, and give up after the fourth time.
 
 As the Trigger.dev reference implementation does it (`updateMetadata.server.ts`: four tries, 100 ms times 1.4 to
 the power of the try in between; `--wait-ms 0` tries again at once). What is given up is answered with 200 there,
-too, and kept in memory for later; here it is answered with 200 and counted. The metadata is one JSON text; there is
-no history and no check of its size. `GET /counts` tells what was stored and what was given up.
+too, and kept in memory for later; here it is answered with 200 and counted. The metadata is one JSON text, without
+a history and without a check of its size. `GET /counts` tells what was stored and what was given up.
 
 Durability: SQLite with WAL and synchronous=FULL, PostgreSQL with its defaults, a transaction for each write.
 """
