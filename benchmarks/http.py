@@ -19,7 +19,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,14 +108,18 @@ def main(options: Options) -> Iterator[Case]:
 
 
 @contextmanager
-def started(directory: Path) -> Iterator[Servers]:
+def started(
+    directory: Path,
+    run_product: Callable[[Path], AbstractContextManager[Server]] = servers.product,
+    run_least: Callable[[Path, int], AbstractContextManager[Server]] = servers.least,
+) -> Iterator[Servers]:
     """Run the three servers, with all runs made in the two that keep any."""
-    with servers.product(directory) as product:
+    with run_product(directory) as product:
         make_runs(product)
         read_answer_bytes = len(product.call("GET", _path(0)))
         with (
             servers.noop(directory, read_answer_bytes) as noop,
-            servers.least(directory, read_answer_bytes) as least,
+            run_least(directory, read_answer_bytes) as least,
         ):
             for run in range(RUNS):
                 least.call("PUT", _path(run), _FIRST)

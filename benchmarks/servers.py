@@ -69,9 +69,15 @@ def least(directory: Path, read_answer_bytes: int) -> Iterator[Server]:
 
 
 @contextmanager
-def product(directory: Path) -> Iterator[Server]:
-    """Run the product, its settings at their defaults; its SQLite database and its log are in *directory*."""
-    url = f"sqlite+aiosqlite:///{directory.resolve() / 'ledger.db'}"
+def product(directory: Path, url: str | None = None) -> Iterator[Server]:
+    """
+    Run the product, its settings at their defaults; its log is in *directory*.
+
+    Args:
+        directory: Where its log is.
+        url: Its database, with all tables made; by default a new SQLite file in *directory*.
+    """
+    url = url or f"sqlite+aiosqlite:///{directory.resolve() / 'ledger.db'}"
     command = ["-m", "api.cli", "serve", "--host", "127.0.0.1", "--port", "0", "--database-url", url]
     with running(command, directory / "product.log") as server:
         yield server

@@ -2,34 +2,26 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import http, report
+from benchmarks import report
 from benchmarks.options import Options, parse
-from benchmarks.peers import aggregates, hot_run, postgres, raw, tracking
+from benchmarks.peers import aggregates, beside_noop, hot_run, postgres, raw, tracking
 from benchmarks.peers.plot import Bar, draw
 from benchmarks.peers.postgres import Postgres
 from benchmarks.report import Case, Figure
 from benchmarks.servers import ROOT
 
-CONNECTIONS = 64  # of the cases beside the no-op
 PACKAGES = ("mlflow", "eventsourcing", "asyncpg", "psycopg", "sqlalchemy")
 PICTURE = ROOT / "benchmarks" / "peers" / "writes.svg"
-
-
-def beside_noop(options: Options, folder: Path) -> Iterator[Case]:
-    """The product beside the no-op and the least possible write, at 64 connections."""
-    with http.started(folder) as three:
-        for workload in http.WORKLOADS:
-            yield http.compare("beside a no-op", workload, CONNECTIONS, three, options)
 
 
 Question = Callable[[Options, Path, Postgres], Iterable[Case]]
 
 QUESTIONS: dict[str, Question] = {
-    "noop": lambda options, folder, _: beside_noop(options, folder),
+    "noop": beside_noop.main,
     "hot-run": hot_run.main,
     "mlflow": lambda options, folder, _: tracking.main(options, folder),
     "eventsourcing": aggregates.main,
@@ -73,23 +65,17 @@ def picture(cases: Iterable[Case]) -> str:
     """Draw the main figure: durable writes a second over HTTP."""
     bars = []
     for case in cases:
-        figures = case.figures
-        if case.name.startswith("durable writes"):
-            bars.append(
-                Bar(f"Run Ledger, {case.name.removeprefix('durable writes, ')}", _rate(figures, "product"), True)
-            )
-            if case.name.endswith("connection"):
+        figures, name = case.figures, case.name
+        if case.benchmark == beside_noop.SQLITE and name.startswith("durable writes"):
+            own = f"Run Ledger, {name.removeprefix('durable writes, ')}"
+            bars.append(Bar(own, _rate(figures, "product"), is_own=True))
+            if name == "durable writes, a run for each connection":
                 bars.append(Bar("no-op, nothing written", _rate(figures, "noop")))
                 bars.append(Bar("least possible durable write", _rate(figures, "least")))
-        elif case.name.startswith("compare and swap"):
-            bars.append(
-                Bar(
-                    case.name.replace("compare and swap", "hot row").replace("tried again", "retry"),
-                    _rate(figures, "peer"),
-                )
-            )
-        elif "set a tag" in case.name:
-            bars.append(Bar(f"{case.name.partition(':')[0]}, tags of 16 runs", _rate(figures, "peer")))
+        elif name.startswith("compare and swap"):
+            bars.append(Bar(name.replace(", tried again", ", again"), _rate(figures, "peer")))
+        elif "set a tag" in name:
+            bars.append(Bar(name, _rate(figures, "peer")))
     bars.sort(key=lambda bar: bar.value, reverse=True)
     return draw(
         "Durable writes a second over HTTP",

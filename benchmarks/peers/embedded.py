@@ -1,16 +1,13 @@
 """The product in this process, as a job embeds it, and what the peers' cases ask of it."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.options import Options
-from benchmarks.peers.postgres import Postgres
+from benchmarks.peers.postgres import Postgres, migrated
 from benchmarks.peers.rates import Rate, of_tasks
-from benchmarks.servers import ROOT
 from ledger.errors import UnusableDatabase
 from ledger.ledger import Ledger
 from ledger.log import Log
@@ -61,7 +58,7 @@ def postgresql(postgres: Postgres, folder: Path, name: str) -> Iterator[Embedded
     """Open a new PostgreSQL database *name*; a SQLite file in *folder* where this release knows no PostgreSQL."""
     database = postgres.add(name)
     try:
-        with opened(_migrated(database.uri), "PostgreSQL") as embedded:
+        with opened(migrated(database), "PostgreSQL") as embedded:
             yield embedded
     except UnusableDatabase:
         with sqlite(folder, name) as embedded:
@@ -82,12 +79,3 @@ def opened(url: str, engine: str) -> Iterator[Embedded]:
             yield Embedded(runner, runner.run(ledger.log("dev")), engine)
         finally:
             runner.run(ledger.close())
-
-
-def _migrated(uri: str) -> str:
-    """Make the tables, which on PostgreSQL is a command of its own."""
-    command = [sys.executable, "-m", "api.cli", "migrate", "--database-url", uri]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UnusableDatabase(done.stderr.strip())
-    return uri

@@ -1,5 +1,7 @@
 """A real PostgreSQL out of a wheel, on the server's core, with its defaults: fsync and synchronous_commit on."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks import cores
+from benchmarks.servers import ROOT
+from ledger.errors import UnusableDatabase
 
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes")
 
@@ -38,6 +42,20 @@ class Postgres:
         with psycopg.connect(self.uri, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
         return Postgres(self.uri.replace("/postgres?", f"/{database}?"), self.settings)
+
+
+def migrated(postgres: Postgres) -> str:
+    """
+    Make the product's tables, which on PostgreSQL is a command of its own; the URL to open.
+
+    Raises:
+        UnusableDatabase: This release cannot use PostgreSQL.
+    """
+    command = [sys.executable, "-m", "api.cli", "migrate", "--database-url", postgres.uri]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnusableDatabase(done.stderr.strip())
+    return postgres.uri
 
 
 @contextmanager
