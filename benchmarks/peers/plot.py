@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, LABELS, RIGHT = 860, 330, 70  # pixels: of all, of the names, of the values
+WIDTH, LABELS, RIGHT = 900, 360, 70  # pixels: of all, of the names, of the values
 BAR, GAP, TOP, BOTTOM = 20, 10, 64, 34  # pixels
 
 
