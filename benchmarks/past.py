@@ -88,7 +88,7 @@ async def _measure(folder: Path, options: Options) -> dict[str, dict[int, list[f
         log = await ledger.log("dev")
         for events in EVENTS:
             await fill(log, events)
-        return await measure(log, WORKS, EVENTS, options)
+        return await measure(dict.fromkeys(EVENTS, log), WORKS, options)
     finally:
         await ledger.close()
 
