@@ -420,13 +420,13 @@ def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any
         connection.execute("ROLLBACK")
 
 
-@compiles(AnyOfValues, "sqlite")
+@compiles(AnyOfValues)
 def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
     listed = select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value)
     return compiler.process(element.column.in_(listed), **options)
 
 
-@compiles(AnyOfTags, "sqlite")
+@compiles(AnyOfTags)
 def _any_of_tags(element: AnyOfTags, compiler: SQLCompiler, **options: Any) -> str:
     tag = func.json_each(element.column).table_valued("value").c.value
     return compiler.process(exists(select(tag).where(tag.in_(element.tags))), **options)
