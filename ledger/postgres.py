@@ -18,7 +18,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from threading import local
 from typing import Any, NoReturn, TypeVar
@@ -60,7 +60,9 @@ from ledger.reading import complete
 from projections import values
 from projections.times import Microseconds
 
-TIMEOUT_MS = 10_000  # milliseconds that a lock, a statement or a transaction that does nothing may last
+TIMEOUT_MS = 10_000  # milliseconds that a statement may last
+LOCK_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's lock
+IDLE_TIMEOUT_MS = 10_000  # milliseconds that a transaction may do nothing
 INSPECTION_IDLE_MS = 600_000  # milliseconds that a check of everything may think between two statements
 CONNECT_TIMEOUT_S = 10  # seconds to wait for a server that does not answer
 READERS_MAX = 8  # threads, each with a connection, for reads
@@ -431,6 +433,7 @@ class _Listener:
         self._connecting: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
         self._own: psycopg.Connection[Any] | None = None
+        self._socket: int | None = None
         self._not_before = 0.0
         self._closed = False
 
@@ -458,7 +461,8 @@ class _Listener:
             _logger.warning("cannot listen for what other nodes write, which is looked for instead: %s", error)
         else:
             if not self._closed:
-                asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
+                self._socket = self._connection.fileno()
+                asyncio.get_running_loop().add_reader(self._socket, self._hear)
                 self._heard.set()  # Something may have been committed before.
         finally:
             self._connecting = None
@@ -480,9 +484,12 @@ class _Listener:
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
+        # By its number: libpq has closed the socket already where the connection broke, and the loop would go on
+        # watching whatever is opened under that number next, in the place of what that is.
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            asyncio.get_running_loop().remove_reader(socket)
         if connection is not None:
-            with suppress(psycopg.Error):  # Its socket may be gone already.
-                asyncio.get_running_loop().remove_reader(connection.fileno())
             connection.close()
 
 
@@ -519,8 +526,8 @@ def connect(target: Mapping[str, Any]) -> psycopg.Connection[Any]:
         adapters.register_loader("text", _TextLoader)
         adapters.register_loader("text", _TextBinaryLoader)
         connection.execute(
-            f"SET lock_timeout = {TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
-            f"SET idle_in_transaction_session_timeout = {TIMEOUT_MS}; "
+            f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
+            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
             # What is acknowledged is on disk, whatever the server's default is.
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') = 'off'"

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -100,7 +101,7 @@ async def test_a_fault_in_front_of_any_statement_of_a_write_is_told_as_it_is(
     faults: Faults, open_ledger: OpenLedger, database: Database, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "freeze":
-        monkeypatch.setattr(postgres, "TIMEOUT_MS", 100)
+        monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 100)
     ledger = await open_ledger()
     log = await prepared(ledger)
     many = [ONE] * 50  # Enough for a snapshot.
@@ -215,7 +216,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
     held = await prepared(frozen)
     log = await other.log("dev")
     locked, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(postgres, "TIMEOUT_MS", 300)
+    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 300)
     await other.keys.list(log.owner)
     store = frozen._store
     write = store.write
@@ -235,7 +236,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
     store.write = freezing  # type: ignore[method-assign]
     stuck = asyncio.ensure_future(change(held, "run_1", ONE, idempotency=once("frozen")))
     assert await asyncio.to_thread(locked.wait, PATIENCE_S)
-    monkeypatch.setattr(postgres, "TIMEOUT_MS", 10_000)
+    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 10_000)
     assert (await change(log, "run_1", ONE)).snapshot.version == 2
     go_on.set()
     with pytest.raises((Busy, StorageFailed, OutcomeUnknown)):
@@ -249,7 +250,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
 async def test_who_waits_too_long_for_the_lock_is_told_to_come_back(
     open_ledger: OpenLedger, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "TIMEOUT_MS", 200)
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 200)
     log = await prepared(await open_ledger())
     with psycopg.connect(database.url) as holder:
         holder.execute("SELECT * FROM logs FOR UPDATE")
@@ -280,3 +281,32 @@ async def test_a_server_that_is_away_is_said_so_and_found_again(
     store._target.update(there)
     assert (await change(log, "run_1", ONE)).snapshot.version == 2
     assert (await log.run("run_1")).run.version == 2
+
+
+async def test_a_listener_that_lost_its_connection_watches_nothing_and_listens_again(
+    ledger: Ledger, open_ledger: OpenLedger, database: Database
+) -> None:
+    other = await open_ledger()
+    log = await other.log("dev")
+    store = ledger._store
+    assert isinstance(store, postgres.PostgresStore)
+    loop = asyncio.get_running_loop()
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():
+                with suppress(TimeoutError):  # As those who follow a log look again now and then.
+                    async with asyncio.timeout(0.05):
+                        await store.changed()
+
+    for n in range(3):
+        await until(lambda: store._listener._socket is not None)
+        watched = store._listener._socket
+        assert watched is not None
+        database.rows(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            " AND datname = current_database()"
+        )
+        await until(lambda: store._listener._socket is None)
+        assert loop.remove_reader(watched) is False, "whatever gets this number next would not be heard"
+        await create(log, f"run_{n}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
+    CheckConstraint,
     ClauseElement,
     Delete,
     Insert,
@@ -16,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, ColumnClause
 from sqlalchemy.sql.operators import and_, eq
+from sqlalchemy.sql.schema import ColumnCollectionConstraint
 from sqlalchemy.sql.selectable import Alias, FromClause, Join
 
 from ledger import distribute, postgres, sqlite, statements
@@ -152,8 +154,9 @@ def test_every_key_of_a_distributed_table_begins_with_the_environment() -> None:
         if table is environments:
             continue
         keys = [[*table.primary_key.columns], *([*index.columns] for index in table.indexes)]
-        others = (UniqueConstraint, ForeignKeyConstraint)
-        keys += [[*one.columns] for one in table.constraints if isinstance(one, others)]
+        for one in table.constraints:
+            if isinstance(one, ColumnCollectionConstraint) and not isinstance(one, CheckConstraint):
+                keys.append([*one.columns])
         assert {columns[0].name for columns in keys} == {distribute.COLUMN}
 
 
