@@ -109,14 +109,22 @@ def get(
 
 
 @cli.command()
-def migrate(database_url: DatabaseUrl = None) -> None:
+def migrate(
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Then distribute the tables by environment (PostgreSQL with Citus)."),
+    ] = False,
+    database_url: DatabaseUrl = None,
+) -> None:
     """Bring the database's tables up to date. On SQLite, a server does this by itself when it starts."""
-    from ledger.store import migrate as migrate_database  # noqa: PLC0415 - Loads the database driver.
-    from ledger.store import shown  # noqa: PLC0415
+    from ledger import store  # noqa: PLC0415 - Loads the database driver.
 
-    settings = load_settings(database_url=database_url)
-    migrate_database(settings.database_url)
-    print(f"{shown(settings.database_url)} is up to date")
+    url = load_settings(database_url=database_url).database_url
+    store.migrate(url)
+    print(f"{store.shown(url)} is up to date")
+    if distribute:
+        tables = store.distribute(url)
+        print(f"distributed now: {', '.join(tables)}" if tables else "every table was distributed already")
 
 
 finding_commands.add_to(cli)

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -56,15 +57,16 @@ def serve_together(settings: Settings, host: str, port: int, count: int, ready: 
         BadSettings: The address cannot be used, or a worker did not come up; it has said why.
         UnusableDatabase: The database cannot be opened.
     """
-    woken, waker = socket.socketpair()
-    waker.setblocking(False)  # A handler of signals must never wait.
     signals: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         signals.append(number)
-        waker.send(b".")
+        with suppress(BlockingIOError):  # It was woken often enough.
+            waker.send(b".")
 
-    with listening(settings, host, port) as listener, woken, waker:
+    with listening(settings, host, port) as listener, ExitStack() as stack:
+        woken, waker = map(stack.enter_context, socket.socketpair())
+        waker.setblocking(False)  # A handler of signals must never wait.
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         workers: list[_Worker] = []
         try:
@@ -104,6 +106,7 @@ def _watch(
                 dead = ends[one]
                 if not is_said:
                     raise BadSettings("a worker ended before it was ready; it has said why")
+                dead.process.join()
                 _logger.warning(
                     "worker %s ended with %s; starting another", dead.process.pid, dead.process.exitcode
                 )

@@ -25,6 +25,7 @@ from benchmarks.report import Case
 from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.writes import ChangeMetadata, CreateRun
+from projections.filters import RunFilter
 from projections.lifecycle import Status
 from projections.operations import Increment
 
@@ -68,7 +69,7 @@ async def list_middle(log: Log, runs: int) -> None:
 
 async def list_queued(log: Log, runs: int) -> None:  # noqa: ARG001 - Every work takes the size.
     """List the newest of the few runs that are queued."""
-    await log.runs(limit=PAGE, statuses=[Status.QUEUED])
+    await log.runs(limit=PAGE, wanted=RunFilter(statuses=(Status.QUEUED,)))
 
 
 WORKS: Mapping[str, Work] = {

@@ -18,7 +18,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import cache
 from threading import local
 from typing import Any, NoReturn, TypeVar
@@ -48,13 +48,16 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
 from ledger.dialects import AnyOfValues
+from ledger.distribute import distribute_statements, distributed
 from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
 from ledger.reading import complete
 from projections.times import Microseconds
 
-TIMEOUT_MS = 10_000  # milliseconds that a lock, a statement or a transaction that does nothing may last
+TIMEOUT_MS = 10_000  # milliseconds that a statement may last
+LOCK_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's lock
+IDLE_TIMEOUT_MS = 10_000  # milliseconds that a transaction may do nothing
 INSPECTION_IDLE_MS = 600_000  # milliseconds that a check of everything may think between two statements
 CONNECT_TIMEOUT_S = 10  # seconds to wait for a server that does not answer
 READERS_MAX = 8  # threads, each with a connection, for reads
@@ -323,7 +326,7 @@ class PostgresTransaction:
         if self._begin is not None and not self._kept_back:
             return
         try:
-            with self._connection.pipeline():
+            with _at_once(self._connection):
                 self._send_kept_back()
                 self._connection.execute("COMMIT")
         except psycopg.Error as error:
@@ -337,7 +340,7 @@ class PostgresTransaction:
         """Send what is kept back, then the statement, which is given and whose rows are the answer, or none."""
         asked: psycopg.Cursor[Any] | None = None
         clock: psycopg.Cursor[Any] | None = None
-        with self._connection.pipeline():
+        with _at_once(self._connection):
             first = self._begin is not None
             self._send_kept_back()
             if statement is not None:
@@ -388,9 +391,32 @@ class Reader:
         if self._has_begun:
             return _ask(self._connection, statement, parameters)
         self._has_begun = True
-        with self._connection.pipeline():
+        with _at_once(self._connection):
             self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return _ask(self._connection, statement, parameters)
+
+
+class _Pipeline(psycopg.Pipeline):
+    """
+    A pipeline that ends with Sync and nothing behind it.
+
+    psycopg sends Flush as well, and any message stops the server's clock for a transaction that does nothing: who
+    froze then would hold the lock for ever. (PostgreSQL starts that clock with ReadyForQuery, which answers Sync.)
+    """
+
+    def _exit_gen(self) -> Any:
+        yield from self._sync_gen()
+
+
+@contextmanager
+def _at_once(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """What is sent within goes out together, and is answered at the end."""
+    pipeline = connection._pipeline = _Pipeline(connection)  # noqa: SLF001 - It makes its own kind only.
+    try:
+        with pipeline:
+            yield
+    finally:
+        connection._pipeline = None  # noqa: SLF001 - As above.
 
 
 class _Listener:
@@ -402,6 +428,7 @@ class _Listener:
         self._connecting: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
         self._own: psycopg.Connection[Any] | None = None
+        self._socket: int | None = None
         self._not_before = 0.0
         self._closed = False
 
@@ -429,7 +456,8 @@ class _Listener:
             _logger.warning("cannot listen for what other nodes write, which is looked for instead: %s", error)
         else:
             if not self._closed:
-                asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
+                self._socket = self._connection.fileno()
+                asyncio.get_running_loop().add_reader(self._socket, self._hear)
                 self._heard.set()  # Something may have been committed before.
         finally:
             self._connecting = None
@@ -451,9 +479,12 @@ class _Listener:
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
+        # By its number: libpq has closed the socket already where the connection broke, and the loop would go on
+        # watching whatever is opened under that number next, in the place of what that is.
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            asyncio.get_running_loop().remove_reader(socket)
         if connection is not None:
-            with suppress(psycopg.Error):  # Its socket may be gone already.
-                asyncio.get_running_loop().remove_reader(connection.fileno())
             connection.close()
 
 
@@ -490,8 +521,8 @@ def connect(target: Mapping[str, Any]) -> psycopg.Connection[Any]:
         adapters.register_loader("text", _TextLoader)
         adapters.register_loader("text", _TextBinaryLoader)
         connection.execute(
-            f"SET lock_timeout = {TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
-            f"SET idle_in_transaction_session_timeout = {TIMEOUT_MS}; "
+            f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
+            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
             # What is acknowledged is on disk, whatever the server's default is.
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') = 'off'"
@@ -544,6 +575,54 @@ def migrate(url: URL) -> bool:
             return upgrade(connection)
     except (DBAPIError, psycopg.Error) as error:
         raise UnusableDatabase(f"cannot migrate {shown(url)}: {_reason(error)}") from error
+
+
+def distribute(url: URL) -> list[str]:
+    """
+    Distribute the tables by their environment over the servers of a Citus cluster; what is so already stays.
+
+    Returns:
+        The tables that were distributed now.
+
+    Raises:
+        UnusableDatabase: There is no Citus in this database, or its tables are not those of this release.
+    """
+    target = target_of(url)
+    try:
+        with connect(target) as connection:
+            connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            _check_release(connection)
+            if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").fetchall():
+                raise UnusableDatabase(
+                    f"{shown(url)} has no citus extension, so there is nothing to distribute its tables over; "
+                    "on a Citus coordinator run: CREATE EXTENSION citus"
+                )
+            with connection.transaction():
+                kept = connection.execute("SELECT logicalrelid::regclass::text FROM pg_dist_partition").fetchall()
+                already = [row[0] for row in kept]
+                for statement in distribute_statements(already):
+                    connection.execute(statement)
+            return [name for name in ("environments", *distributed()) if name not in already]
+    except psycopg.Error as error:
+        raise UnusableDatabase(f"cannot distribute {shown(url)}: {_reason(error)}") from error
+
+
+def role_statements(role: str) -> list[str]:
+    """
+    What makes a role that a server needs and no more: it appends, and cannot take away what was recorded.
+
+    To be run by the owner of the tables, who migrates them.
+    """
+    tables = "environments, logs, runs, events, snapshots, refusals, idempotency, api_keys, checkpoints, erasures"
+    return [
+        f"CREATE ROLE {role} NOLOGIN",
+        f"GRANT SELECT ON alembic_version, {tables} TO {role}",
+        f"GRANT INSERT ON {tables} TO {role}",
+        f"GRANT UPDATE ON logs, runs, snapshots, refusals, idempotency, api_keys, erasures TO {role}",
+        f"GRANT UPDATE (data, salt, commitment) ON events TO {role}",
+        f"GRANT DELETE ON snapshots, refusals, idempotency, checkpoints TO {role}",
+        f"GRANT USAGE ON SEQUENCE environments_environment_id_seq TO {role}",
+    ]
 
 
 def translate(error: psycopg.Error) -> NoReturn:

@@ -419,7 +419,7 @@ def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any
         connection.execute("ROLLBACK")
 
 
-@compiles(AnyOfValues, "sqlite")
+@compiles(AnyOfValues)
 def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
     listed = select(func.json_each(bindparam(element.name, type_=Text)).table_valued("value").c.value)
     return compiler.process(element.column.in_(listed), **options)

@@ -132,6 +132,24 @@ def migrate(url: str) -> None:
     asyncio.run(open_and_close())
 
 
+def distribute(url: str) -> list[str]:
+    """
+    Distribute the tables of a PostgreSQL database with Citus by their environment.
+
+    Returns:
+        The tables that were distributed now.
+
+    Raises:
+        UnusableDatabase: It is none, or cannot be distributed.
+    """
+    named = parsed(url)
+    if not is_postgres(named):
+        raise UnusableDatabase("only PostgreSQL with the citus extension can be distributed, and this is SQLite")
+    from ledger import postgres  # noqa: PLC0415 - Loads the driver.
+
+    return postgres.distribute(named)
+
+
 def inspect_database(url: str, work: Callable[[Transaction], _Result]) -> _Result:
     """
     Run *work* on one moment of a database that is not opened as a ledger.
