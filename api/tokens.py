@@ -102,7 +102,8 @@ class PublicToken:
     A token that was shown and verified.
 
     Attributes:
-        digest: SHA-256 of its text, in hexadecimal.
+        digest: SHA-256 of what is signed of it, in hexadecimal. Not of its whole text: the last character of a
+            signature has bits that mean nothing, so one token can be written in several ways.
         scopes: What it may do.
         expires_at: From when it opens nothing any more.
         is_one_time: It triggers once, and does nothing else.
@@ -284,7 +285,7 @@ def _read(text: str, claims: Mapping[str, Any], now: Microseconds) -> PublicToke
     if not isinstance(realtime, dict):
         raise _bad("its realtime is no object")
     return PublicToken(
-        digest=sha256(text.encode()).hexdigest(),
+        digest=sha256(text.rpartition(".")[0].encode()).hexdigest(),
         scopes=tuple(map(Scope.parse, _texts(claims.get("scopes"), "scopes"))),
         expires_at=expires_at,
         is_one_time=one_time,
