@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-import jwt
-
 from ledger.keyring import Keyring
 from ledger.keys import ApiKey
 from ledger.master import UnusableSecret
@@ -212,6 +210,8 @@ def subject_of(key: ApiKey) -> str:
 
 def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expires_s: int, **claims: Any) -> str:
     """A token as the SDK signs one. Times are in seconds since 1970-01-01 UTC."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     payload = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -227,6 +227,8 @@ def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expi
 
 def _named_key(text: str) -> tuple[str, str]:
     """Environment and id of the key that a token says it is signed with; nothing of it is verified yet."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     if len(text) > TOKEN_CHARACTERS_MAX:
         raise _bad(
             f"it has {len(text):,} characters, at most {TOKEN_CHARACTERS_MAX:,} are taken; name fewer scopes"
@@ -247,6 +249,8 @@ def _named_key(text: str) -> tuple[str, str]:
 
 def _verified(text: str, key_text: str | None) -> Mapping[str, Any]:
     """The claims of a token, once its signature is verified."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     if key_text is None:
         raise _bad("it is not signed with an API key of this ledger")
     try:
