@@ -66,7 +66,9 @@ class Cors:
         async def send_varied(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Of every answer, or a cache would hand one page what was meant for another.
-                MutableHeaders(scope=message).add_vary_header("Origin")
+                headers = MutableHeaders(scope=message)
+                if "origin" not in headers.get("vary", "").lower():
+                    headers.add_vary_header("Origin")
             await send(message)
 
         await self._app(scope, receive, send_varied)

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-import jwt
-
 from ledger.keyring import Keyring
 from ledger.keys import ApiKey
 from ledger.master import UnusableSecret
@@ -102,7 +100,8 @@ class PublicToken:
     A token that was shown and verified.
 
     Attributes:
-        digest: SHA-256 of its text, in hexadecimal.
+        digest: SHA-256 of what is signed of it, in hexadecimal. Not of its whole text: the last character of a
+            signature has bits that mean nothing, so one token can be written in several ways.
         scopes: What it may do.
         expires_at: From when it opens nothing any more.
         is_one_time: It triggers once, and does nothing else.
@@ -211,6 +210,8 @@ def subject_of(key: ApiKey) -> str:
 
 def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expires_s: int, **claims: Any) -> str:
     """A token as the SDK signs one. Times are in seconds since 1970-01-01 UTC."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     payload = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -226,6 +227,8 @@ def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expi
 
 def _named_key(text: str) -> tuple[str, str]:
     """Environment and id of the key that a token says it is signed with; nothing of it is verified yet."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     if len(text) > TOKEN_CHARACTERS_MAX:
         raise _bad(
             f"it has {len(text):,} characters, at most {TOKEN_CHARACTERS_MAX:,} are taken; name fewer scopes"
@@ -246,6 +249,8 @@ def _named_key(text: str) -> tuple[str, str]:
 
 def _verified(text: str, key_text: str | None) -> Mapping[str, Any]:
     """The claims of a token, once its signature is verified."""
+    import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
+
     if key_text is None:
         raise _bad("it is not signed with an API key of this ledger")
     try:
@@ -284,7 +289,7 @@ def _read(text: str, claims: Mapping[str, Any], now: Microseconds) -> PublicToke
     if not isinstance(realtime, dict):
         raise _bad("its realtime is no object")
     return PublicToken(
-        digest=sha256(text.encode()).hexdigest(),
+        digest=sha256(text.rpartition(".")[0].encode()).hexdigest(),
         scopes=tuple(map(Scope.parse, _texts(claims.get("scopes"), "scopes"))),
         expires_at=expires_at,
         is_one_time=one_time,

@@ -632,10 +632,17 @@ class Log:
             for entry in entries
             if (mark := self._marks.get(entry.event.run_id)) is not None
         }
+        folds = {
+            event.run_id: folded
+            for event in (entry.event for entry in entries)
+            if (folded := self._folds.get(event.run_id, event.version - 1)) is not None
+        }
         found = await self._store.read(
-            lambda reader: states.of_events(reader, self._environment.id, entries, marks)
+            lambda reader: states.of_events(reader, self._environment.id, entries, marks, folds)
         )
-        self._marks.update({state.run.id: state.mark for state in found})
+        for state in found:
+            self._marks[state.run.id] = state.mark
+            self._folds.keep(state)
         return found
 
     async def states(

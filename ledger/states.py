@@ -7,7 +7,7 @@ and who asks for the next one hands it back: then only what came between is look
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -184,14 +184,17 @@ async def after(
             assert isinstance(body, RunTagged)
             tags = tuple(dict.fromkeys((*tags, *body.tags)))
         erasures = await _count_erasures(reader, environment_id, own)
-        # What was folded before an erasure may hold what was erased.
-        before = folded.snapshot if folded is not None and folded.erasures == erasures else None
+        before = _still_true(folded, erasures)
         run = await _run_at(reader, environment_id, own, event.version, event.recorded_at, tags, mark, before)
     return replace(await _state(reader, environment_id, own, run), erasures=erasures)
 
 
 async def of_events(
-    reader: Reader, environment_id: int, entries: Sequence[FeedEvent], marks: dict[str, Mark]
+    reader: Reader,
+    environment_id: int,
+    entries: Sequence[FeedEvent],
+    marks: Mapping[str, Mark],
+    folds: Mapping[str, Folded],
 ) -> list[RunState]:
     """
     The state of a run after each of the first of some events of different runs, a bounded number.
@@ -204,6 +207,7 @@ async def of_events(
         environment_id: Whose log.
         entries: The events.
         marks: What is known of their runs from before.
+        folds: The metadata of their runs at the versions before those of the events, where it is known.
     """
     ids = values.dump([entry.event.run_id for entry in entries])
     rows = await reader.rows(statements.HEADS, environment_id=environment_id, values=ids)
@@ -214,13 +218,17 @@ async def of_events(
         event = entry.event
         own = heads[event.run_id]
         run = own.run
+        erasures = None
         if event.version < run.version:
+            erasures = await _count_erasures(reader, environment_id, own)
+            before = _still_true(folds.get(event.run_id), erasures)
             known = marks.get(event.run_id)
             mark = known if known is not None and known.version <= event.version else Mark(0, 1, 0)
             # Its present tags, because it is by these that it is followed.
-            run = await _run_at(reader, environment_id, own, event.version, event.recorded_at, run.tags, mark)
+            place = event.version, event.recorded_at
+            run = await _run_at(reader, environment_id, own, *place, run.tags, mark, before)
         whole = event.type in {RunCreated.event_type, RunTagged.event_type}
-        state = await _state(reader, environment_id, own, run, whole=whole)
+        state = replace(await _state(reader, environment_id, own, run, whole=whole), erasures=erasures)
         weight += _weight(state)
         if states and weight > PAGE_BYTES_MAX:
             break
@@ -274,6 +282,11 @@ def _member_values(members: Members) -> dict[str, str]:
     if members.batch is not None:
         found["batch"] = members.batch
     return found
+
+
+def _still_true(folded: Folded | None, erasures: int) -> Snapshot | None:
+    """What was folded, unless something was erased since: it may hold that."""
+    return folded.snapshot if folded is not None and folded.erasures == erasures else None
 
 
 async def _count_erasures(reader: Reader, environment_id: int, own: Head) -> int:

@@ -400,6 +400,25 @@ def test_the_next_version_costs_the_same_wherever_it_is(api: Service, monkeypatc
     assert max(folded) <= 1_000  # Within the request that wrote them, once; and never from the beginning.
 
 
+def test_runs_that_lag_behind_a_long_request_are_folded_once(
+    api: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.create("r", metadata={"n": 0}, tags=["a"])
+    feed = Feed(api, "/realtime/v1/runs?tags=a")
+    feed.next()
+    api.put("r", {"operations": [{"type": "increment", "key": "n", "value": 1}] * 1_000})
+    folded: list[int] = []
+    snapshot_at = reads.snapshot_at
+
+    async def counting(reader: Any, environment_id: int, own: Any, version: int) -> Any:
+        folded.append(version)
+        return await snapshot_at(reader, environment_id, own, version)
+
+    monkeypatch.setattr(reads, "snapshot_at", counting)
+    assert [counts(feed.next()) for _ in range(20)] == [[n] for n in range(1, 21)]
+    assert folded == [2]
+
+
 # --- several runs ---
 
 
