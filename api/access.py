@@ -9,6 +9,7 @@ The first key closes it for good. From then on every request shows a key, and th
 it works on. Both are looked up with every request, so what another process did holds from the next one on.
 """
 
+import hmac
 from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import ip_address
@@ -17,15 +18,19 @@ from typing import cast
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.pages.faults import answer_to
 from api.problems import Problem, problem_of
 from api.rates import TOO_MANY, Rates
-from api.scopes import PUBLIC_PATHS
+from api.scopes import is_public
+from api.sessions import CSRF_HEADER, Sessions, cookie_of
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
 from ledger.ledger import Ledger
 from ledger.log import Log
+from ledger.master import UnusableSecret
 
 _CHALLENGE = 'Bearer realm="run-ledger"'
+_READING = frozenset({"GET", "HEAD"})
 
 
 class Access:
@@ -37,12 +42,16 @@ class Access:
         ledger: Whose keys open it.
         log: The log of the environment that is served while there are no keys.
         rate_limit: Requests a second that each key may make, 0 for any number.
+        sessions: Those of browsers that signed in, None where none can.
     """
 
-    def __init__(self, app: ASGIApp, ledger: Ledger, log: Log, rate_limit: int) -> None:
+    def __init__(
+        self, app: ASGIApp, ledger: Ledger, log: Log, rate_limit: int, sessions: Sessions | None = None
+    ) -> None:
         self._app = app
         self._ledger = ledger
         self._log = log
+        self._sessions = sessions
         self._rates = Rates(rate_limit) if rate_limit else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,35 +60,58 @@ class Access:
             try:
                 send = self._admit(scope, send)
             except Problem as problem:
-                await problem.response()(scope, receive, send)
+                await answer_to(scope, problem)(scope, receive, send)
                 return
             except LedgerError as error:  # The database cannot be read.
-                await problem_of(error).response()(scope, receive, send)
+                await answer_to(scope, problem_of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
-        is_public = scope["path"] in PUBLIC_PATHS
+        scope["run_ledger.sessions"] = self._sessions
+        needs_no_key = is_public(scope["path"])
         try:
             is_open = keys.is_open
         except LedgerError:
-            if not is_public:
+            if not needs_no_key:
                 raise
             is_open = True  # Whether the process lives can be asked even while the database cannot be read.
-        if is_open or is_public:
+        scope["run_ledger.is_open"] = is_open
+        if is_open or needs_no_key:
             if is_open:
                 _judge_origin(scope)
             scope["run_ledger.log"] = self._log
             return send
         try:
-            key = keys.admit(_shown_key(scope))
+            key = self._key_of_session(scope) or keys.admit(_shown_key(scope))
         except KeyRefused as refused:
             raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
         scope["run_ledger.key"] = key
         scope["run_ledger.log"] = self._ledger.log_of(key.environment)
         return send if self._rates is None else self._limit(self._rates, key, send)
+
+    def _key_of_session(self, scope: Scope) -> ApiKey | None:
+        """The key that a browser signed in with, None where it shows no session or another key."""
+        session = cookie_of(scope)
+        if session is None or self._sessions is None or _shows_key(scope):
+            return None
+        try:
+            key = self._sessions.admit(session)
+            token = self._sessions.token(session).encode()
+        except UnusableSecret as error:
+            raise KeyRefused("no-secret", f"sessions cannot be checked: {error}") from error
+        shown = [value for name, value in scope["headers"] if name == CSRF_HEADER]
+        if scope["method"] not in _READING and not any(hmac.compare_digest(token, value) for value in shown):
+            raise Problem(
+                403,
+                "csrf",
+                "The request may come from another page",
+                "a browser's session changes something only with its token; send x-csrf-token, or use an API key",
+            )
+        scope["run_ledger.session"] = session
+        return key
 
     def _limit(self, rates: Rates, key: ApiKey, send: Send) -> Send:
         """Count a request of a key; every answer to it says how many more there may be."""
@@ -138,6 +170,10 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _shows_key(scope: Scope) -> bool:
+    return any(name == b"authorization" for name, _ in scope["headers"])
 
 
 def _shown_key(scope: Scope) -> str:

@@ -1,6 +1,6 @@
 """The application: which handler answers which route."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -9,8 +9,10 @@ from starlette.routing import Route
 
 from api import events, health, history, live, metadata, progress, proof, runs
 from api.access import Access, Owner
+from api.pages.routes import PAGES
 from api.problems import HANDLERS
 from api.scopes import guarded
+from api.sessions import Sessions
 from api.streams import StreamLimits, Streams
 from ledger.ledger import Ledger
 from ledger.log import Log
@@ -44,6 +46,7 @@ def create_app(
     *,
     rate_limit: int = RATE_LIMIT_DEFAULT,
     stream_limits: StreamLimits | None = None,
+    master: Callable[[], bytes] | None = None,
     for_owner: bool = False,
 ) -> Starlette:
     """
@@ -54,13 +57,15 @@ def create_app(
         log: The log of the environment that is served while there are no API keys.
         rate_limit: Requests a second that each key may make, 0 for any number.
         stream_limits: Bounds of live streams, the default ones unless given.
+        master: Answers the master secret, from which browsers' sessions are sealed; without it none can sign in.
         for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
     streams = Streams(stream_limits)
+    sessions = None if master is None else Sessions(ledger.keys, master)
     door = (
         Middleware(Owner, log=log)
         if for_owner
-        else Middleware(Access, ledger=ledger, log=log, rate_limit=rate_limit)
+        else Middleware(Access, ledger=ledger, log=log, rate_limit=rate_limit, sessions=sessions)
     )
 
     @asynccontextmanager
@@ -70,7 +75,7 @@ def create_app(
         await ledger.close()
 
     app = Starlette(
-        routes=[*map(guarded, ROUTES)],
+        routes=[*map(guarded, ROUTES), *PAGES],
         exception_handlers=HANDLERS,
         middleware=[door],
         lifespan=lifespan,

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -12,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.access import is_loopback
 from api.app import create_app
 from api.streams import ABORT, StreamLimits
-from ledger.ledger import Ledger, missing_file
+from ledger.ledger import Ledger, missing_file, sqlite_file
+from ledger.master import load_master
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
 
@@ -114,6 +116,11 @@ def _listening(host: str, port: int) -> socket.socket:
         raise BadSettings(f"cannot listen on {host}, port {port}: {reason}; choose another --port") from error
 
 
+def _master(settings: Settings) -> bytes:
+    secret = None if settings.secret is None else settings.secret.get_secret_value()
+    return load_master(secret, sqlite_file(settings.database_url))
+
+
 async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
     warn_about_old_sqlite()
     ledger = await Ledger.open(
@@ -126,6 +133,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         await ledger.log(OPEN_ENVIRONMENT),
         rate_limit=settings.rate_limit,
         stream_limits=StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max),
+        master=partial(_master, settings),
     )
     config = uvicorn.Config(
         app,

@@ -143,6 +143,27 @@ class Keyring:
             self._note_use(known, now)
         return key
 
+    def admit_id(self, environment_name: str, key_id: str) -> ApiKey:
+        """
+        The key that was shown earlier, to whoever vouches for it now.
+
+        Raises:
+            KeyRefused: There is no such key, or it opens nothing any more.
+            Unavailable: The database cannot be read.
+        """
+        environment = self._environment(environment_name)
+        row = None
+        if environment is not None:
+            row = self._store.point(statements.API_KEY, {"environment_id": environment.id, "key_id": key_id})
+        if environment is None or row is None:
+            raise KeyRefused("unknown-key", "this is no API key of this ledger")
+        key = _read_point(row, environment, key_id)
+        state = state_at(key, self._clock())
+        if state is not None:
+            code = "expired-key" if key.revoked_at is None else "revoked-key"
+            raise KeyRefused(code, f"the API key {key.id} {state}")
+        return key
+
     def is_valid(self, key: ApiKey) -> bool:
         """
         Whether a key that was admitted would be admitted again: what lasts longer than a request asks it at times.

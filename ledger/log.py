@@ -36,6 +36,7 @@ from ledger.writes import (
 )
 from projections.events import Event
 from projections.lifecycle import Status
+from projections.numbers import NumberFold
 from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.runs import Run
@@ -514,8 +515,19 @@ class Log:
             RunNotFound: There is no such run.
         """
         fold = ProgressFold(key=key, attempt=attempt)
-        await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
+        await self._store.read(lambda reader: reads.fold_events(reader, self._environment.id, run_id, fold))
         return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
+
+    async def numbers(self, run_id: str, key: Path) -> NumberFold:
+        """
+        The numbers that stood at a path, from the run's first event on.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        fold = NumberFold(key)
+        await self._store.read(lambda reader: reads.fold_events(reader, self._environment.id, run_id, fold))
+        return fold
 
     async def entries(
         self,
