@@ -13,6 +13,7 @@ demo: $(VENV)/installed  ## Install, then watch a real job report its progress (
 	$(BIN)/run-ledger demo $(if $(KEEP),--keep)
 
 test: check  ## Install, check, and pass every test
+	$(BIN)/python -m tests.sdk.node
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/installed-dev  ## Format, lint, types and import direction
@@ -25,7 +26,7 @@ bench: $(VENV)/installed-dev  ## Measure speed as ratios; JSON lines, and the ta
 	$(BIN)/python -m benchmarks
 
 clean:  ## Remove what was installed and built
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/sdk/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Run Ledger needs Python 3.11 or newer; name one with make PYTHON=...")'

@@ -1,0 +1,1 @@
+"""The official Trigger.dev SDK, as npm has it, against a real server."""
