@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from api.pages.words import grouped, percent
+from api.pages.words import compact, grouped, percent
 from projections.numbers import NumberAt
 from projections.progress import ProgressAudit
 from projections.times import Microseconds, format_span
@@ -163,7 +163,7 @@ def number_chart(key: str, changes: Sequence[NumberAt], until: Microseconds, ver
             f"{key} over time: from {grouped(changes[0].value)} to {grouped(changes[-1].value)}, "
             f"lowest {grouped(low)}, highest {grouped(high)}"
         ),
-        ticks=tuple(Tick(frame.y(value), grouped(value)) for value in (low, (low + high) / 2, high)),
+        ticks=tuple(Tick(frame.y(value), compact(value)) for value in (low, (low + high) / 2, high)),
     )
 
 

@@ -90,7 +90,7 @@ class _Grower:
             children.append(self.node(member, (*names, member), inner))
         plain = not isinstance(value, dict | list)
         return Node(
-            name=shown(name),
+            name=shown(name) or '""',
             kind=kind_of(value),
             key=key_of(names) if names else None,
             text=json_text(value) if plain else "",

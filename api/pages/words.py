@@ -49,6 +49,14 @@ def grouped(number: float) -> str:
     return f"{number:,.4f}".rstrip("0")
 
 
+def compact(number: float) -> str:
+    """A number in few characters, for the side of a chart: `102M`, `1.5k`."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= abs(number) < 1e15:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
 def percent(fraction: float) -> str:
     """A part of the whole: `12 %`, `99.96 %`; never 100 before it is complete."""
     part = fraction * 100

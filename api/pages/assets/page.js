@@ -42,7 +42,8 @@ function become(old, fresh) {
   }
   const kept = new Set(["style"]);
   if (old.localName === "details") kept.add("open"); // The viewer's choice.
-  if (old.dataset?.keep && old === document.activeElement) kept.add(old.dataset.keep);
+  // What is being typed or dragged stays; a scrubber that is only focused follows the run.
+  if (old.dataset?.keep && old === document.activeElement && (old.type !== "range" || held || scrubbing)) kept.add(old.dataset.keep);
   for (const { name, value } of fresh.attributes ?? []) {
     if (!kept.has(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
@@ -81,19 +82,22 @@ function alike(one, other) {
 
 // ---- Asking for parts of a page.
 
-let asking; // The request under way.
+let asking; // The request under way; a later one takes its place. The proof takes long, and is asked for beside.
 
 function fetchParts(address, parts) {
-  asking?.abort();
+  if (parts !== "proof") asking?.abort();
   return new Promise((resolve, reject) => {
     // Not fetch: this reads the answer as a document by itself, and runs nothing in it.
-    const request = (asking = new XMLHttpRequest());
+    const request = new XMLHttpRequest();
+    if (parts !== "proof") asking = request;
     const url = new URL(address, location.href);
     if (parts) url.searchParams.set("only", parts);
     request.open("GET", url);
     request.responseType = "document";
-    request.onload = () => {
+    request.onloadend = () => {
       if (asking === request) asking = undefined;
+    };
+    request.onload = () => {
       if (new URL(request.responseURL).pathname === "/login") location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
       else if (request.status === 200 && request.response) resolve(request.response);
       else if (request.status >= 500 || request.status === 429) reject(new Error("unavailable"));
@@ -225,6 +229,11 @@ function scrubTo(version) {
 
 let scrubbing; // Where the scrubber stands, while the page is not there yet.
 let busy = false;
+let held = false; // The scrubber is being dragged, or was moved further than the page has come.
+
+for (const [type, state] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  document.addEventListener(type, (event) => (held = state && event.target.id === "scrub"));
+}
 
 async function scrub() {
   busy = true;
@@ -258,7 +267,7 @@ function moveMarker() {
   for (const name of ["x1", "x2"]) line.setAttribute(name, `${x / 10}%`);
   marker.querySelector("circle").setAttribute("cx", `${x / 10}%`);
   marker.querySelector("circle").setAttribute("cy", `${y / 10}%`);
-  main.querySelector(".axis .at").textContent = `version ${at[0]}: ${label.replaceAll("_", " ")}`;
+  main.querySelector(".axis .at").textContent = `${label.replaceAll("_", " ")} since version ${at[0]}`;
 }
 
 // ---- Live.
@@ -291,6 +300,7 @@ function reconnecting() {
 }
 
 async function comeBack() {
+  waiting = undefined;
   try {
     await look();
     follow();
