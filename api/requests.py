@@ -1,6 +1,7 @@
 """What every handler reads from a request: its body, conditions, idempotency key, query and caller."""
 
 import re
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from typing import TypeVar
@@ -163,7 +164,13 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     return Caller(actor=key.name, on_behalf_of=actor, traceparent=trace)
 
 
-def check_query(request: Request, known: AbstractSet[str], *, repeatable: AbstractSet[str] = frozenset()) -> None:
+def check_query(
+    request: Request,
+    known: AbstractSet[str],
+    *,
+    repeatable: AbstractSet[str] = frozenset(),
+    is_known: Callable[[str], bool] = lambda _: False,
+) -> None:
     """
     Refuse a query parameter that means nothing here, or that is given twice: it would be ignored in silence.
 
@@ -171,6 +178,7 @@ def check_query(request: Request, known: AbstractSet[str], *, repeatable: Abstra
         request: The request.
         known: The parameters that mean something here.
         repeatable: Those of them that may be given several times.
+        is_known: Tells of a parameter that is not listed whether it means something, any number of times.
 
     Raises:
         Problem: 400.
@@ -178,6 +186,8 @@ def check_query(request: Request, known: AbstractSet[str], *, repeatable: Abstra
     query = request.query_params
     names = [name for name, _ in query.multi_items()]
     for name in names:
+        if is_known(name):
+            continue
         if name not in known:
             allowed = f"there are {', '.join(sorted(known))}" if known else "this route takes none"
             raise bad_request("unknown-parameter", f"unknown query parameter {name!r}; {allowed}")
@@ -220,10 +230,19 @@ def moment(request: Request, name: str) -> Microseconds | None:
     if text is None:
         return None
     try:
-        # A plus sign that was not percent-encoded arrives as a space.
-        return parse_time(_SPACE_FOR_PLUS.sub("+", text))
+        return time_of(text)
     except ValueError as error:
         raise bad_request("bad-parameter", f"{name}: {error}") from error
+
+
+def time_of(text: str) -> Microseconds:
+    """
+    A time in a query, where a plus sign that was not percent-encoded arrives as a space.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return parse_time(_SPACE_FOR_PLUS.sub("+", text))
 
 
 def point(request: Request, name: str) -> Point:

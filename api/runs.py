@@ -6,7 +6,7 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import scopes
+from api import filters, scopes
 from api.problems import bad_request
 from api.rendering import details_members, json_response, run_members
 from api.requests import (
@@ -20,17 +20,17 @@ from api.requests import (
     whole_number,
 )
 from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
+from ledger.finding import Sort
 from ledger.log import Created
-from ledger.run_ids import RUN_ID
 from projections import values
-from projections.lifecycle import Status, parse_status
+from projections.filters import RunFilter
 from projections.size import NAME_CHARACTERS_MAX
 from projections.values import JsonObject
 
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]", "asOf"}
+_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", *filters.NAMES}
 
 
 async def create(request: Request) -> Response:
@@ -77,51 +77,43 @@ async def set_status(request: Request) -> Response:
 
 
 async def list_runs(request: Request) -> Response:
-    """Answer one page of runs, newest first, as they are or as they stood."""
-    check_query(request, _QUERY)
+    """Answer one page of runs, newest first unless asked otherwise, as they are or as they stood."""
+    check_query(request, _QUERY, is_known=filters.is_condition)
     query = request.query_params
     after, before = query.get("page[after]"), query.get("page[before]")
     if after is not None and before is not None:
         raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
-    for cursor in (after, before):
-        if cursor is not None and not RUN_ID.fullmatch(cursor):
-            raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
     log = log_of(request)
     at = moment(request, "asOf")
-    filters: Any = {
+    asked: dict[str, Any] = {
         "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
         "after": after,
         "before": before,
-        "statuses": _statuses(request),
-        "tasks": _listed(request, "filter[taskIdentifier]"),
+        "wanted": filters.run_filter(request, log.now if at is None else lambda: at),
+        "sort": filters.sort_of(request),
         "within": scopes.readable(request),
     }
+    if asked["wanted"].asks_for_verdicts:
+        raise bad_request("bad-parameter", "filter[stalled] and filter[regressed] are not available yet")
     if at is None:
-        page = await log.runs(**filters)
-        found, following, previous = page.items, None, None
-        if page.items and page.has_next:
-            following = page.items[-1].id
-        if page.items and page.has_previous:
-            previous = page.items[0].id
+        page = await log.runs(**asked)
     else:
-        past = await log.runs_as_of(at, **filters)
-        found, following, previous = past.items, past.next, past.previous
-    cursors = {"next": following, "previous": previous}
+        _refuse_of_the_past(asked["wanted"], asked["sort"])
+        page = await log.runs_as_of(at, **asked)
+    cursors = {"next": page.next, "previous": page.previous}
     pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
     environment: JsonObject = {"id": log.environment, "name": log.environment}
-    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
+    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
     return json_response(values.dump({"data": data, "pagination": pagination}))
 
 
-def _statuses(request: Request) -> list[Status]:
-    try:
-        return [parse_status(name) for name in _listed(request, "filter[status]")]
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"filter[status]: {error}") from error
-
-
-def _listed(request: Request, name: str) -> list[str]:
-    return [item for item in request.query_params.get(name, "").split(",") if item]
+def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:
+    if sort.is_by_change:
+        raise bad_request("bad-parameter", "asOf goes with the order of creation only; sort by createdAt")
+    if wanted.asks_for_verdicts:
+        raise bad_request(
+            "bad-parameter", "filter[stalled] and filter[regressed] are judged as of now; leave out asOf"
+        )
 
 
 def _replayed(created: Created) -> dict[str, str]:

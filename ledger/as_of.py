@@ -7,13 +7,9 @@ halving too, its metadata is a fold from the nearest snapshot, and its status is
 which is looked for backwards, event by event.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from ledger import reads, statements
-from ledger.heads import Head, read_head
-from ledger.keys import Reach
+from ledger.finding import NOTHING, Enough, Judge, Listing, RunsPage, Search, page_of, walk_by_creation
+from ledger.heads import Head
 from ledger.reads import Reader
 from projections.events import RunCreated, RunStatusChanged, RunTagged, load_body
 from projections.lifecycle import Status
@@ -21,88 +17,36 @@ from projections.runs import Run
 from projections.times import Microseconds
 
 EXAMINED_MAX = 1_000  # runs that are looked at for one page; a page may end before it is full, and says where
-CHUNK = 100  # heads that are held in memory at once
+CHUNK = 100  # events of tags that are held in memory at once
 
 
-@dataclass(frozen=True, slots=True)
-class RunsPage:
-    """
-    Some runs, newest first, as they stood at a moment.
-
-    Attributes:
-        items: The runs.
-        next: The run behind which the list goes on with older ones, None at its end.
-        previous: The run before which there may be newer ones, None at its beginning.
-    """
-
-    items: list[Run]
-    next: str | None
-    previous: str | None
-
-
-async def runs(
-    reader: Reader,
-    environment_id: int,
-    at: Microseconds,
-    *,
-    limit: int,
-    after: str | None,
-    before: str | None,
-    statuses: tuple[Status, ...],
-    tasks: tuple[str, ...],
-    within: Reach | None,
-) -> RunsPage:
+async def runs(reader: Reader, environment_id: int, at: Microseconds, listing: Listing) -> RunsPage:
     """See `Log.runs_as_of`."""
-    last = await _last_run_key(reader, environment_id, at)
-    newest_first = before is None
-    cursor = after if newest_first else before
-    beyond = last + 1 if newest_first else 0
-    if cursor is not None:
-        key = await reads.cursor_key(reader, environment_id, cursor, within)
-        beyond = min(key, beyond) if newest_first else key
-    statement = statements.page_of_runs_as_of(
-        older_than=newest_first,
-        statuses=tuple(status.value for status in statuses),
-        tasks=tasks,
-        within=within,
-    )
-    parameters: dict[str, Any] = {"environment_id": environment_id, "last": last, "count": CHUNK}
-    if statuses:
-        parameters["at"] = at
-    found: list[Run] = []
-    passed: list[str] = []
-    edge = None  # where the list goes on
-    rows: Sequence[Any] = (None,)
-    while rows and edge is None:
-        rows = await reader.rows(statement, after=beyond, **parameters)
-        for row in rows:
-            if len(passed) == EXAMINED_MAX:
-                edge = passed[-1]
-                break
-            run = await _run_at(reader, environment_id, read_head(row), at, statuses)
-            if run is not None and len(found) == limit:
-                edge = found[-1].id
-                break
-            found += [] if run is None else [run]
-            passed.append(row["run_id"])
-            beyond = row["run_key"]
-    if newest_first:
-        return RunsPage(found, next=edge, previous=found[0].id if found and cursor is not None else None)
-    return RunsPage(found[::-1], next=found[0].id if found else None, previous=edge)
+    beyond = None
+    if listing.cursor is not None:
+        beyond = await reads.cursor_key(reader, environment_id, listing.cursor, listing.within)
+    search = await Search.begin(reader, environment_id, listing, at)
+    if search is None:
+        return NOTHING
+    judge = _judge(search, at)
+    walk = await walk_by_creation(search, beyond, listing.limit, judge, downwards=listing.is_downwards)
+    is_behind = listing.cursor is not None and bool(walk.found)
+    return await page_of(reader, environment_id, listing, walk, is_behind=is_behind)
 
 
-async def _last_run_key(reader: Reader, environment_id: int, at: Microseconds) -> int:
-    """A key that no run created at or before a moment is above, and every later one is."""
-    newest = await reader.row(statements.NEWEST_RUN, environment_id=environment_id, run=2**62)
-    low, high = 0, 0 if newest is None else newest["run_key"]
-    while low < high:
-        middle = (low + high + 1) // 2
-        row = await reader.row(statements.NEWEST_RUN, environment_id=environment_id, run=middle)
-        if row is None or row["created_at"] <= at:
-            low = middle
-        else:
-            high = row["run_key"] - 1
-    return low
+def _judge(search: Search, at: Microseconds) -> Judge:
+    """A judge of runs as they stood, of a bounded number of them."""
+    examined = 0
+
+    async def judged(own: Head) -> Run | None:
+        nonlocal examined
+        if examined == EXAMINED_MAX:
+            raise Enough
+        examined += 1
+        run = await _run_at(search.reader, search.environment_id, own, at, search.wanted.statuses)
+        return None if run is None or not search.wanted.takes(run) else run
+
+    return judged
 
 
 async def _run_at(
@@ -111,7 +55,7 @@ async def _run_at(
     """A run as it stood at a moment, None if it had none of the wanted statuses."""
     run = own.run
     if run.updated_at <= at:
-        return run  # The statement has looked at its status.
+        return run
     version = await reads.version_at(reader, environment_id, own, at)
     if run.status_version > version:
         run = await _with_status(reader, environment_id, own, version)

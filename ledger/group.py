@@ -16,7 +16,7 @@ from sqlalchemy import ClauseElement
 from ledger import statements
 from ledger.chain import SALT_BYTES, commitment, event_hash
 from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
-from ledger.heads import Head, head_row, metadata_row, new_row, read_head
+from ledger.heads import Head, head_row, metadata_row, new_row, read_head, tag_rows
 from ledger.writes import (
     Caller,
     ChangeMetadata,
@@ -103,6 +103,7 @@ class Group:
         self._new: dict[int, Head] = {}
         self._changed: dict[int, Head] = {}
         self._lived: set[int] = set()
+        self._tags: dict[int, tuple[str, ...]] = {}  # As they are stored.
         self._events: list[dict[str, Any]] = []
         self._snapshots: list[dict[str, Any]] = []
         self._refusals: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -153,6 +154,7 @@ class Group:
             statements.CHANGE_HEADS,
             [head_row(self._environment_id, head) for head in changed if head.key in self._lived],
         )
+        send(statements.ADD_RUN_TAGS, self._new_tags())
         send(statements.ADD_EVENTS, self._events)
         send(statements.ADD_SNAPSHOTS, self._snapshots)
         self._flush_refusals()
@@ -374,18 +376,32 @@ class Group:
 
     def _read_heads(self, statement: Any, wanted: set[Any]) -> None:
         for row in self._rows_in(statement, wanted):
-            self._keep_head(read_head(row))
+            self._keep_stored(read_head(row))
 
     def _read_triggers(self, keys: set[str]) -> None:
         for row in self._rows_in(statements.HEADS_BY_IDEMPOTENCY_KEY, keys):
             if row["idempotency_expires_at"] > self.now:
-                head = self._heads_by_key.get(row["run_key"]) or read_head(row)
-                self._keep_head(head)
+                head = self._heads_by_key.get(row["run_key"])
+                if head is None:
+                    self._keep_stored(head := read_head(row))
                 self._by_idempotency_key.setdefault((row["task"], row["idempotency_key"]), head)
+
+    def _keep_stored(self, head: Head) -> None:
+        self._keep_head(head)
+        self._tags[head.key] = head.run.tags
 
     def _keep_head(self, head: Head) -> None:
         self._heads[head.run.id] = head
         self._heads_by_key[head.key] = head
+
+    def _new_tags(self) -> list[dict[str, Any]]:
+        """The tags of new runs, and those that the others were given."""
+        return [
+            row
+            for key in {**self._new, **dict.fromkeys(self._lived)}
+            if (tags := self._heads_by_key[key].run.tags) != (stored := self._tags.get(key, ()))
+            for row in tag_rows(self._environment_id, key, [tag for tag in tags if tag not in stored])
+        ]
 
     def _flush_refusals(self) -> None:
         counts = {

@@ -1,6 +1,6 @@
 """The head of a stream: the row that holds a run's state, its chain hash and what the log needs beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,16 @@ def read_tags(text: str) -> tuple[str, ...]:
     tags = values.load(text)
     assert isinstance(tags, list)
     return tuple(map(str, tags))
+
+
+def tag_text(tag: str) -> str:
+    """A tag as the table of tags holds it."""
+    return values.dump(tag)
+
+
+def tag_rows(environment_id: int, run_key: int, tags: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of the table of tags, as they are inserted."""
+    return [{"environment_id": environment_id, "run_key": run_key, "tag": tag_text(tag)} for tag in tags]
 
 
 def new_row(environment_id: int, head: Head) -> dict[str, Any]:

@@ -393,11 +393,7 @@ async def _versions(fold: _Fold, span: _Span, wanted: Wanted, *, backwards: bool
 
 def _pattern(key: Path) -> str:
     """What the data of every operation on the key, on what holds it and on what it holds is LIKE."""
-    needle = values.dump(key.names[0])[1:-1][:NEEDLE_CHARACTERS_MAX]
-    escape = statements.LIKE_ESCAPE
-    for special in (escape, "%", "_"):
-        needle = needle.replace(special, escape + special)
-    return f"%{needle}%"
+    return statements.like_pattern(values.dump(key.names[0])[1:-1][:NEEDLE_CHARACTERS_MAX])
 
 
 async def _span(reader: Reader, environment_id: int, own: Head, wanted: Wanted) -> _Span:

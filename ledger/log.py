@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from ledger import as_of, feed, history, reads, statements
-from ledger.as_of import RunsPage
+from ledger import as_of, feed, finding, history, reads, statements
 from ledger.errors import RunNotFound
 from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
+from ledger.finding import Listing, RunsPage, Sort
 from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
@@ -35,11 +35,11 @@ from ledger.writes import (
     Write,
 )
 from projections.events import Event
+from projections.filters import EVERY_RUN, RunFilter
 from projections.lifecycle import Status
 from projections.numbers import NumberFold
 from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
-from projections.runs import Run
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
@@ -328,36 +328,26 @@ class Log:
         limit: int,
         after: str | None = None,
         before: str | None = None,
-        statuses: Sequence[Status] = (),
-        tasks: Sequence[str] = (),
+        wanted: RunFilter = EVERY_RUN,
+        sort: Sort = Sort.NEWEST,
         within: Reach | None = None,
-    ) -> Page[Run]:
+    ) -> RunsPage:
         """
-        Runs, newest first.
+        Runs, newest first unless another order is asked for.
 
         Args:
-            limit: At most this many.
-            after: Only runs older than this run.
-            before: Only runs newer than this run, the nearest ones, instead.
-            statuses: Any of these; empty for all.
-            tasks: Any of these; empty for all.
+            limit: At most this many. A page also ends, and says so, once it has looked at 100,000 runs.
+            after: Begin behind this cursor, which an earlier page named: a run id in the order of creation.
+            before: End in front of this cursor, with the nearest ones, instead.
+            wanted: Which runs.
+            sort: In which order.
             within: Only runs that a key may read, None for all.
 
         Raises:
-            BadCursor: `after` or `before` names no run.
+            BadCursor: `after` or `before` leads nowhere.
         """
-        return await self._store.read(
-            lambda reader: reads.runs(
-                reader,
-                self._environment.id,
-                limit=limit,
-                after=after,
-                before=before,
-                statuses=tuple(statuses),
-                tasks=tuple(tasks),
-                within=within,
-            )
-        )
+        listing = Listing(limit=limit, after=after, before=before, wanted=wanted, sort=sort, within=within)
+        return await self._store.read(lambda reader: finding.runs(reader, self._environment.id, listing))
 
     async def runs_as_of(
         self,
@@ -366,38 +356,33 @@ class Log:
         limit: int,
         after: str | None = None,
         before: str | None = None,
-        statuses: Sequence[Status] = (),
-        tasks: Sequence[str] = (),
+        wanted: RunFilter = EVERY_RUN,
+        sort: Sort = Sort.NEWEST,
         within: Reach | None = None,
     ) -> RunsPage:
         """
-        Runs as they stood at a moment, after the last event recorded by then; newest first.
+        Runs as they stood at a moment, after the last event recorded by then.
 
         Args:
             at: The moment. Runs that were created later are left out.
             limit: At most this many. A page also ends, and says so, once it has looked at 1,000 runs.
-            after: Only runs older than this run.
-            before: Only runs newer than this run, the nearest ones, instead.
-            statuses: That had any of these then; empty for all.
-            tasks: Any of these; empty for all.
+            after: Only runs behind this run, in the order asked for.
+            before: Only runs in front of this run, the nearest ones, instead.
+            wanted: Which runs, judged as they stood. The progress audit has no say.
+            sort: In which order, which can only be one of creation.
             within: Only runs that a key may read now, None for all: it may then read their past, too.
 
         Raises:
             BadCursor: `after` or `before` names no run.
         """
-        return await self._store.read(
-            lambda reader: as_of.runs(
-                reader,
-                self._environment.id,
-                at,
-                limit=limit,
-                after=after,
-                before=before,
-                statuses=tuple(statuses),
-                tasks=tuple(tasks),
-                within=within,
-            )
-        )
+        assert not sort.is_by_change, "nothing keeps the order of past changes"
+        assert not wanted.asks_for_verdicts, "progress is judged as it is now"
+        listing = Listing(limit=limit, after=after, before=before, wanted=wanted, sort=sort, within=within)
+        return await self._store.read(lambda reader: as_of.runs(reader, self._environment.id, at, listing))
+
+    def now(self) -> Microseconds:
+        """What the ledger's clock shows."""
+        return self._writer.now()
 
     async def history(
         self,

@@ -1,27 +1,27 @@
 """Reading the log: heads, past states, events. Each function works within one consistent view."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import JsonValue
 
 from ledger import statements
 from ledger.errors import BadCursor, RunNotFound, VersionNotFound
-from ledger.heads import Head, read_head, read_run
+from ledger.heads import Head, read_head
 from ledger.keys import Reach
 from ledger.refold import read_event
+from ledger.run_ids import RUN_ID
 from ledger.writes import Refused
 from projections import values
 from projections.diff import patch
 from projections.events import Event, RunCreated, RunStatusChanged
 from projections.history import metadata_after
-from projections.lifecycle import Status
 from projections.runs import Run
 from projections.size import size_bytes
 from projections.snapshot import Snapshot
 from projections.times import Microseconds, format_time
 
+CURSOR_SHOWN = 200  # characters of a bad cursor that an error repeats
 CHUNK = 1_000  # events that are held in memory at once while a run is read through
 
 _Item = TypeVar("_Item")
@@ -154,44 +154,10 @@ async def run_details(reader: Reader, environment_id: int, run_id: str) -> RunDe
     )
 
 
-async def runs(
-    reader: Reader,
-    environment_id: int,
-    *,
-    limit: int,
-    after: str | None,
-    before: str | None,
-    statuses: tuple[Status, ...],
-    tasks: tuple[str, ...],
-    within: Reach | None,
-) -> Page[Run]:
-    """See `Log.runs`."""
-    newest_first = before is None
-    cursor = after if newest_first else before
-    beyond = 2**62 if newest_first else 0
-    if cursor is not None:
-        beyond = await cursor_key(reader, environment_id, cursor, within)
-    page = partial(
-        statements.page_of_runs,
-        statuses=tuple(status.value for status in statuses),
-        tasks=tasks,
-        within=within,
-    )
-    onwards, backwards = page(older_than=newest_first), page(older_than=not newest_first)
-    rows = await reader.rows(onwards, environment_id=environment_id, after=beyond, count=limit + 1)
-    found = [read_run(row) for row in rows[:limit]]
-    more = len(rows) > limit
-    behind = False
-    if cursor is not None and rows:  # The run at the cursor need not match the filter any more.
-        first = rows[0]["run_key"]
-        behind = bool(await reader.rows(backwards, environment_id=environment_id, after=first, count=1))
-    if newest_first:
-        return Page(found, has_next=more, has_previous=behind)
-    return Page(found[::-1], has_next=behind, has_previous=more)
-
-
 async def cursor_key(reader: Reader, environment_id: int, cursor: str, within: Reach | None) -> int:
     """The key of the run that a page of runs begins behind, which has to be one that may be read."""
+    if not RUN_ID.fullmatch(cursor):
+        raise BadCursor(cursor[:CURSOR_SHOWN])
     try:
         at = await head(reader, environment_id, cursor)
     except RunNotFound as error:

@@ -13,7 +13,7 @@ from ledger.chain import GENESIS
 from ledger.errors import RunNotFound, Unsound
 from ledger.faults import Fault
 from ledger.group import Transaction
-from ledger.heads import new_row
+from ledger.heads import new_row, tag_rows
 from ledger.refold import UNKNOWN_KEY, Refold, read_event
 from ledger.run_check import Progress, RunCheck
 from ledger.verify import each_run
@@ -77,6 +77,7 @@ def repair(transaction: Transaction, environment_id: int, environment: str, run_
         transaction.stream(statements.ONE_RUNS_EVENTS, of_run),
         transaction.stream(statements.ONE_RUNS_SNAPSHOTS, of_run),
         transaction.stream(statements.ONE_RUNS_ERASURES, of_run),
+        transaction.stream(statements.ONE_RUNS_TAGS, of_run),
         lambda _: None,
     )
     if not check.fault_count:
@@ -123,6 +124,10 @@ def _refold(transaction: Transaction, of_run: dict[str, Any], head: dict[str, An
     for name in ("environment_id", "run_key", "run_id"):
         columns.pop(name)
     transaction.send(statements.REPAIR_HEAD, [{**named, **columns}])
+    transaction.send(statements.DROP_RUN_TAGS, [named])
+    if fold.run.tags:
+        rows = tag_rows(of_run["environment_id"], of_run["run_key"], fold.run.tags)
+        transaction.send(statements.ADD_RUN_TAGS, rows)
 
 
 def _run(transaction: Transaction, environment_id: int, run_id: str | None) -> Any | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ledger.chain import GENESIS, SALT_BYTES, commitment, event_hash
 from ledger.faults import Erasure, Fault, Report, short
-from ledger.heads import new_row
+from ledger.heads import new_row, tag_text
 from ledger.merkle import HASH_BYTES
 from ledger.refold import Refold, read_event
 from projections.errors import Refusal
@@ -78,7 +78,12 @@ class RunCheck:
         self._erasures: dict[int, Erasure] = {}
 
     def read(
-        self, events: Iterable[Any], snapshots: Iterable[Any], erasures: Iterable[Any], progress: Progress
+        self,
+        events: Iterable[Any],
+        snapshots: Iterable[Any],
+        erasures: Iterable[Any],
+        tags: Iterable[Any],
+        progress: Progress,
     ) -> None:
         """Read all there is of the run."""
         kept = iter(snapshots)
@@ -102,6 +107,7 @@ class RunCheck:
         self._check_redactions()
         self._check_head()
         self._check_erasures(erasures)
+        self._check_tags(tags)
 
     def add_to(self, report: Report) -> None:
         """Report what was found, in the order of the versions."""
@@ -242,6 +248,13 @@ class RunCheck:
         }
         if self._fold is not None and found != expected:
             self._add(None, "its erasures are not those that its events tell of")
+
+    def _check_tags(self, rows: Iterable[Any]) -> None:
+        found = [row["tag"] for row in rows]
+        if self._fold is not None and self._fold.run is not None:
+            expected = {*map(tag_text, self._fold.run.tags)}
+            if len(found) != len(expected) or {*found} != expected:
+                self._add_derived(None, "the tags that it is found by are not those that its events give it")
 
     def _distrust(self, version: int, what: str) -> None:
         self._fold = None

@@ -4,7 +4,8 @@ Every statement of the ledger, by name. Both engines share them; what differs is
 Parameters are named after the columns they stand for unless a line says otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
+    and_,
     bindparam,
     delete,
     exists,
@@ -23,10 +25,10 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    union,
     update,
 )
 
-from ledger.keys import Reach
 from ledger.tables import (
     api_keys,
     checkpoints,
@@ -36,6 +38,7 @@ from ledger.tables import (
     idempotency,
     logs,
     refusals,
+    run_tags,
     runs,
     snapshots,
 )
@@ -69,6 +72,13 @@ def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_
 def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
     """The column equals one of `values`, a list: a single parameter, so that the text never changes."""
     return column.in_(select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value))
+
+
+def like_pattern(text: str) -> str:
+    """What every text that holds *text* is LIKE."""
+    for special in (LIKE_ESCAPE, "%", "_"):
+        text = text.replace(special, LIKE_ESCAPE + special)
+    return f"%{text}%"
 
 
 parents = runs.alias("parents")
@@ -245,48 +255,195 @@ CHANGE_HEADS = CHANGE_METADATA.values(
 )
 
 
-@_kept_for_usual_filters
-def page_of_runs(
-    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
-) -> Select[tuple[object, ...]]:
+@dataclass(frozen=True, slots=True)
+class Narrowing:
     """
-    Heads in the order of their creation, `count` of them after the run key `after`.
+    What is asked of the heads by their columns, without the values: what the text of a statement depends on.
+
+    Attributes:
+        lists: Columns that have any of some values: `status`, `task`, `tag`, `parent_key`, `root_key`, `batch`.
+            The values of each are a parameter of that name.
+        reach: Only runs of these tasks or with these tags, both parameters: `reach_task` and `reach_tag`.
+    """
+
+    lists: frozenset[str] = frozenset()
+    reach: bool = False
+
+
+def _any_of_list(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """As `_any_of_values`, of the parameter *name*."""
+    return column.in_(select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value))
+
+
+def _tagged_any_of(name: str) -> ColumnElement[bool]:
+    tags = run_tags.alias()
+    return exists(
+        select(tags.c.tag)
+        .where(
+            tags.c.environment_id == runs.c.environment_id,
+            tags.c.run_key == runs.c.run_key,
+            _any_of_list(tags.c.tag, name),
+        )
+        .correlate(runs)
+    )
+
+
+def _narrowed(narrowing: Narrowing, *, without: Container[str] = ()) -> list[ColumnElement[bool]]:
+    """The conditions of a narrowing on `runs`, but for some columns."""
+    found = [
+        _tagged_any_of(name) if name == "tag" else _any_of_list(runs.c[name], name)
+        for name in sorted(narrowing.lists)
+        if name not in without
+    ]
+    if narrowing.reach:
+        found.append(or_(_any_of_list(runs.c.task, "reach_task"), _tagged_any_of("reach_tag")))
+    return found
+
+
+_between_keys = runs.c.run_key > bindparam("low"), runs.c.run_key < bindparam("high")
+
+
+def _keys_of_one(
+    narrowing: Narrowing, values: Mapping[str, str], *, newest_first: bool, limited: bool
+) -> Select[Any]:
+    """Keys of the runs with one value in each of some columns; *values* name the parameters by the columns."""
+    if "tag" in values:
+        key: Column[int] = run_tags.c.run_key
+        page = select(key).where(
+            run_tags.c.environment_id == _environment,
+            run_tags.c.tag == bindparam(values["tag"]),
+            key > bindparam("low"),
+            key < bindparam("high"),
+        )
+        others = _narrowed(narrowing, without=values)
+        if others:
+            page = page.join(
+                runs, (runs.c.environment_id == run_tags.c.environment_id) & (runs.c.run_key == run_tags.c.run_key)
+            ).where(*others)
+    else:
+        key = runs.c.run_key
+        page = select(key).where(
+            runs.c.environment_id == _environment,
+            *(runs.c[column] == bindparam(value) for column, value in values.items()),
+            *_between_keys,
+            *_narrowed(narrowing, without=values),
+        )
+    if limited:
+        page = page.order_by(key.desc() if newest_first else key.asc()).limit(bindparam("count"))
+    return page
+
+
+@lru_cache(FILTERS_KEPT)
+def run_keys(
+    narrowing: Narrowing, branches: tuple[tuple[tuple[str, str], ...], ...], *, newest_first: bool
+) -> Select[tuple[int]]:
+    """
+    Keys of runs above `low` and below `high`, `count` of them in the order of their creation.
 
     Args:
-        older_than: Newest first and older than `after`; else oldest first and newer.
-        statuses: Any of these; empty for all.
-        tasks: Any of these; empty for all.
-        within: Only runs that a key may read, None for all.
+        narrowing: Which runs.
+        branches: How to come to them: each branch has one value, a parameter, in each of some columns, and all of
+            them together are all. An index has the runs of one branch in order, so that a few of each branch are
+            read, however many there are. Without branches the runs are looked at one after the other.
+        newest_first: From `high` downwards.
     """
-    order = runs.c.run_key.desc() if older_than else runs.c.run_key.asc()
-    beyond = runs.c.run_key < bindparam("after") if older_than else runs.c.run_key > bindparam("after")
-    page = _heads().where(beyond).order_by(order).limit(bindparam("count"))
-    if statuses:
-        page = page.where(runs.c.status.in_(statuses))
-    if tasks:
-        page = page.where(runs.c.task.in_(tasks))
-    if within is not None:
-        tag = func.json_each(runs.c.tags).table_valued("value").c.value
-        page = page.where(
-            runs.c.task.in_(sorted(within.tasks)) | exists(select(tag).where(tag.in_(sorted(within.tags))))
+    found = [
+        _keys_of_one(narrowing, dict(branch), newest_first=newest_first, limited=True)
+        for branch in branches or ((),)
+    ]
+    if len(found) == 1:
+        return found[0]
+    either = union(*(select(branch.subquery().c.run_key) for branch in found)).subquery()
+    key = either.c.run_key
+    return select(key).order_by(key.desc() if newest_first else key.asc()).limit(bindparam("count"))
+
+
+@lru_cache(FILTERS_KEPT)
+def updated_run_keys(
+    narrowing: Narrowing, branches: tuple[tuple[tuple[str, str], ...], ...], *, newest_first: bool
+) -> Select[tuple[int, int]]:
+    """
+    Keys of runs above `low` and below `high`, each with its `place`, the position of its last event, above `after`
+    and below `before`; `count` of them in the order of their last events. All of them are looked up for it.
+
+    Args:
+        narrowing: Which runs.
+        branches: As in `run_keys`.
+        newest_first: From `before` downwards.
+    """
+    chosen = union(
+        *(
+            _keys_of_one(narrowing, dict(branch), newest_first=newest_first, limited=False)
+            for branch in branches or ((),)
         )
-    return page
+    )
+    return _last_events(newest_first=newest_first).where(runs.c.run_key.in_(chosen))
 
 
-@_kept_for_usual_filters
-def page_of_runs_as_of(
-    *, older_than: bool, statuses: tuple[str, ...], tasks: tuple[str, ...], within: Reach | None = None
+@lru_cache
+def last_events(*, newest_first: bool) -> Select[tuple[int, int]]:
+    """As `updated_run_keys`, of all runs, found among the events between `after` and `before`."""
+    return _last_events(newest_first=newest_first).where(*_between_keys)
+
+
+def _last_events(*, newest_first: bool) -> Select[tuple[int, int]]:
+    place = events.c.position
+    return (
+        select(place.label("place"), runs.c.run_key)
+        .select_from(events)
+        .join(
+            runs,
+            (runs.c.environment_id == events.c.environment_id)
+            & (runs.c.run_key == events.c.run_key)
+            & (runs.c.version == events.c.version),
+        )
+        .where(events.c.environment_id == _environment, place > bindparam("after"), place < bindparam("before"))
+        .order_by(place.desc() if newest_first else place.asc())
+        .limit(bindparam("count"))
+    )
+
+
+# When an event was recorded: a probe of the search for the events of a time.
+RECORDED_AT_POSITION = select(events.c.recorded_at).where(
+    events.c.environment_id == _environment, events.c.position == bindparam("position")
+)
+
+
+@lru_cache(FILTERS_KEPT)
+def chosen_heads(
+    narrowing: Narrowing, patterns: tuple[int, ...], *, updated: bool, past: bool
 ) -> Select[tuple[object, ...]]:
     """
-    As `page_of_runs`, of runs with keys up to `last`; with statuses those that have one of them and all that have
-    changed since the moment `at`, which may have had another one then.
+    Those of the heads with the keys `values`, a list, that may be wanted, in no order.
+
+    Args:
+        narrowing: Which runs.
+        patterns: How many patterns there are of each condition on the metadata: parameters `pattern_0_0`,
+            `pattern_0_1` ... `pattern_1_0` ... The text of the metadata is LIKE one of them, or the condition
+            cannot hold. (It may be LIKE one of them and not hold.)
+        updated: Last changed between `updated_since` and `updated_until`.
+        past: Neither of these, nor `status`, is asked of what has changed since the moment `at`: it was another
+            run then.
     """
-    page = page_of_runs(older_than=older_than, statuses=(), tasks=tasks, within=within).where(
-        runs.c.run_key <= bindparam("last")
-    )
-    if statuses:
-        page = page.where(or_(runs.c.status.in_(statuses), runs.c.updated_at > bindparam("at")))
-    return page
+    now = [
+        or_(
+            *(
+                runs.c.metadata.like(bindparam(f"pattern_{place}_{number}"), escape=LIKE_ESCAPE)
+                for number in range(count)
+            )
+        )
+        for place, count in enumerate(patterns)
+    ]
+    if updated:
+        now.append(
+            (runs.c.updated_at >= bindparam("updated_since")) & (runs.c.updated_at <= bindparam("updated_until"))
+        )
+    if past and "status" in narrowing.lists:
+        now.append(_any_of_list(runs.c.status, "status"))
+    if past and now:
+        now = [or_(runs.c.updated_at > bindparam("at"), and_(*now))]
+    of_life = {"status"} if past else ()
+    return _heads().where(_any_of_values(runs.c.run_key), *_narrowed(narrowing, without=of_life), *now)
 
 
 # The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
@@ -295,6 +452,14 @@ NEWEST_RUN = (
     .where(runs.c.environment_id == _environment, runs.c.run_key <= bindparam("run"))
     .order_by(runs.c.run_key.desc())
     .limit(1)
+)
+
+# The tags of new runs, and new tags of others.
+ADD_RUN_TAGS = insert(run_tags)
+
+# The tags of a run, as runs are found by them; to begin with them anew. `run` is its key.
+DROP_RUN_TAGS = delete(run_tags).where(
+    run_tags.c.environment_id == bindparam("environment"), run_tags.c.run_key == bindparam("run")
 )
 
 # --- events ---
@@ -496,6 +661,12 @@ ALL_SNAPSHOTS = (
     .order_by(snapshots.c.run_key, snapshots.c.version)
 )
 ONE_RUNS_SNAPSHOTS = ALL_SNAPSHOTS.where(snapshots.c.run_key == bindparam("run_key"))
+
+# Tags that runs are found by, in the same order; those of one run.
+ALL_RUN_TAGS = (
+    select(run_tags).where(run_tags.c.environment_id == _environment).order_by(run_tags.c.run_key, run_tags.c.tag)
+)
+ONE_RUNS_TAGS = ALL_RUN_TAGS.where(run_tags.c.run_key == bindparam("run_key"))
 
 # Erasures in the same order; those of one run.
 ALL_ERASURES = (

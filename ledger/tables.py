@@ -28,6 +28,12 @@ def _environment() -> Column[int]:
     return Column("environment_id", Integer, ForeignKey("environments.environment_id"), nullable=False)
 
 
+def _index_where_known(name: str, column: str) -> Index:
+    """An index for those that have a value in a column, in the order of their creation."""
+    known = text(f"{column} IS NOT NULL")
+    return Index(name, "environment_id", column, "run_key", sqlite_where=known, postgresql_where=known)
+
+
 environments = Table(
     "environments",
     schema,
@@ -89,18 +95,32 @@ runs = Table(
         sqlite_where=text("idempotency_key IS NOT NULL"),
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
-    Index(
-        "runs_by_parent",
-        "environment_id",
-        "parent_key",
-        sqlite_where=text("parent_key IS NOT NULL"),
-        postgresql_where=text("parent_key IS NOT NULL"),
-    ),
+    # What runs are found by. None of these holds a column that a change of metadata alone touches, and all end
+    # with the run key, so that those that have one value stand in the order of their creation.
+    Index("runs_by_status", "environment_id", "status", "run_key"),
+    Index("runs_by_task", "environment_id", "task", "run_key"),
+    _index_where_known("runs_by_parent", "parent_key"),
+    _index_where_known("runs_by_root", "root_key"),
+    _index_where_known("runs_by_batch", "batch"),
 )
 
 
 def _of_a_run() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["environment_id", "run_key"], ["runs.environment_id", "runs.run_key"])
+
+
+# The tags of the heads once more, to find runs by. A tag stands here as JSON text, which holds no NUL.
+run_tags = Table(
+    "run_tags",
+    schema,
+    _environment(),
+    Column("run_key", BigInteger, nullable=False),
+    Column("tag", Text, nullable=False),
+    PrimaryKeyConstraint("environment_id", "run_key", "tag"),
+    _of_a_run(),
+    Index("runs_by_tag", "environment_id", "tag", "run_key"),
+    sqlite_with_rowid=False,
+)
 
 
 # Append-only: triggers refuse what would change a row.

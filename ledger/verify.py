@@ -76,7 +76,7 @@ def verify_all(view: Transaction, claims: Iterable[Claim] = (), progress: Progre
 
 def verify_run(view: Transaction, environment_id: int, environment: str, run_id: str) -> tuple[int, Report]:
     """
-    Verify one run: its chain, its head, its snapshots and its erasures.
+    Verify one run: its chain, its head, its snapshots, its erasures and the tags that it is found by.
 
     Returns:
         The version that its head has, and what was found.
@@ -96,6 +96,7 @@ def verify_run(view: Transaction, environment_id: int, environment: str, run_id:
         view.stream(statements.ONE_RUNS_EVENTS, of_run),
         view.rows(statements.ONE_RUNS_SNAPSHOTS, of_run),
         view.rows(statements.ONE_RUNS_ERASURES, of_run),
+        view.rows(statements.ONE_RUNS_TAGS, of_run),
         lambda _: None,
     )
     run.add_to(report)
@@ -141,6 +142,7 @@ def each_run(
         "an event": _ByRun(view.stream(statements.ALL_EVENTS, where)),
         "a snapshot": _ByRun(view.stream(statements.ALL_SNAPSHOTS, where)),
         "an erasure": _ByRun(view.stream(statements.ALL_ERASURES, where)),
+        "a tag": _ByRun(view.stream(statements.ALL_RUN_TAGS, where)),
     }
 
     def refuse(kind: str, groups: Iterable[Iterator[Any]]) -> None:
@@ -156,8 +158,8 @@ def each_run(
         for kind, rows in kinds.items():
             refuse(kind, rows.before(key))
         run = RunCheck(log["environment_id"], log["name"], head)
-        events, snapshots, erasures = (rows.of(key) for rows in kinds.values())
-        run.read(events, snapshots, erasures, progress)
+        events, snapshots, erasures, tags = (rows.of(key) for rows in kinds.values())
+        run.read(events, snapshots, erasures, tags, progress)
         yield head, run
     for kind, rows in kinds.items():
         refuse(kind, rows.rest())

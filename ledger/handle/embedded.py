@@ -27,6 +27,7 @@ from ledger.log import Log
 from ledger.settings import BadSettings
 from ledger.writes import Caller, IdempotencyKey
 from projections.errors import Refusal
+from projections.filters import RunFilter
 from projections.lifecycle import parse_status
 from projections.times import Microseconds
 from projections.values import JsonObject
@@ -95,8 +96,8 @@ class EmbeddedBackend:
         self, status: tuple[str, ...], task: tuple[str, ...], limit: int, after: str | None
     ) -> list[RunRecord]:
         """See `Backend.list`."""
-        statuses = [parse_status(name) for name in status]
-        page = await (await self._opened()).runs(limit=limit, after=after, statuses=statuses, tasks=task)
+        wanted = RunFilter(statuses=tuple(map(parse_status, status)), tasks=task)
+        page = await (await self._opened()).runs(limit=limit, after=after, wanted=wanted)
         return [RunRecord.of_run(run) for run in page.items]
 
     async def close(self) -> None:

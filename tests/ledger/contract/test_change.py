@@ -9,6 +9,7 @@ from ledger.errors import RunNotFound, WrongExpectedVersion
 from ledger.log import Changed, Current, Log
 from ledger.writes import Caller, ChangeMetadata, Refused, UnappliedOperation
 from projections.errors import BadPath, OutOfBounds, TooLarge
+from projections.filters import RunFilter
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.snapshot import Snapshot
 from projections.values import JsonObject
@@ -319,7 +320,9 @@ async def test_odd_texts_come_back_as_they_were_sent(log: Log) -> None:
         assert details.run.snapshot.metadata == {**metadata, text: text}
         assert (await log.metadata(f"run_{index}", version=2)).metadata == metadata
         assert [event.actor for event in await events(log, f"run_{index}")] == ["anonymous", text, text]
-        assert [run.id for run in (await log.runs(limit=9, tasks=(text,))).items] == [f"run_{index}"]
+        assert [run.id for run in (await log.runs(limit=9, wanted=RunFilter(tasks=(text,)))).items] == [
+            f"run_{index}"
+        ]
 
 
 async def test_a_caller_that_is_not_named_is_anonymous(log: Log) -> None:

@@ -8,10 +8,12 @@ import pytest
 from ledger import history as history_of_runs
 from ledger import reads, sqlite
 from ledger.errors import BadCursor, RunNotFound
+from ledger.finding import RunsPage
 from ledger.history import JUMP
 from ledger.log import Log
 from ledger.reads import Page
 from projections.events import Event, RunCreated
+from projections.filters import RunFilter
 from projections.lifecycle import Status
 from projections.metadata import ABSENT, Absent, value_at
 from projections.operations import Delete, MetadataOperation, Set, Update
@@ -156,7 +158,9 @@ async def test_pages_of_runs_agree_with_brute_force(
     ]
 
     async def page(limit: int, **cursor: Any) -> tuple[list[str], bool, bool]:
-        found = await log.runs(limit=limit, tasks=tasks, statuses=statuses, **cursor)
+        found = await log.runs(
+            limit=limit, wanted=RunFilter(tasks=tuple(tasks), statuses=tuple(statuses)), **cursor
+        )
         return [run.id for run in found.items], found.has_previous, found.has_next
 
     newest_first = [run_id for run_id, *_ in reversed(runs)]
@@ -175,8 +179,10 @@ async def test_filters_may_hold_many_values_and_no_statement_is_kept_for_them(lo
     runs = await some_runs(log)
     for count in (21, 1_000, 20_000):
         tasks = ["import", *(f"t{number}" for number in range(count))]
-        found = await log.runs(limit=100, tasks=tasks, statuses=[Status.EXECUTING])
-        past = await log.runs_as_of(2**60, limit=100, tasks=tasks, statuses=[Status.EXECUTING])
+        found = await log.runs(limit=100, wanted=RunFilter(tasks=tuple(tasks), statuses=(Status.EXECUTING,)))
+        past = await log.runs_as_of(
+            2**60, limit=100, wanted=RunFilter(tasks=tuple(tasks), statuses=(Status.EXECUTING,))
+        )
         expected = [run_id for run_id, task, status in runs if (task, status) == ("import", Status.EXECUTING)]
         assert [run.id for run in found.items] == [run.id for run in past.items] == expected[::-1]
     assert len(sqlite._asked) <= sqlite.STATEMENTS_KEPT
@@ -199,4 +205,4 @@ async def test_a_cursor_that_names_no_run_is_refused(log: Log) -> None:
 
 
 async def test_an_empty_environment_has_no_runs(log: Log) -> None:
-    assert await log.runs(limit=5) == Page([], has_next=False, has_previous=False)
+    assert await log.runs(limit=5) == RunsPage([], next=None, previous=None)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jsonpatch
 import pytest
 
-from ledger import as_of, history
+from ledger import as_of, finding, history
 from ledger.errors import BadCursor, LateWrite, RunNotFound, VersionNotFound
 from ledger.history import Entry, HistoryPage, Wanted
 from ledger.keys import Reach
@@ -22,6 +22,7 @@ from ledger.writes import Caller, Refused
 from projections.errors import BadTransition, TooLarge
 from projections.events import EVENT_TYPES, Event
 from projections.explain import step, wiped_by
+from projections.filters import RunFilter
 from projections.history import effect, grown_bytes, metadata_after, touches
 from projections.lifecycle import Status
 from projections.metadata import ABSENT, Absent, value_at
@@ -44,7 +45,7 @@ def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, log: Lo
     if request.param == "small blocks":
         for name, bound in {"BLOCK": 3, "AHEAD": 2, "JUMP": 2}.items():
             monkeypatch.setattr(history, name, bound)
-        monkeypatch.setattr(as_of, "CHUNK", 2)
+        monkeypatch.setattr(finding, "CHUNK", 2)
     return log
 
 
@@ -462,7 +463,9 @@ async def test_the_list_as_it_stood_agrees_with_a_fold_of_every_run(log: Log, cl
                     if within is None or run.task == "export" or "y" in run.tags
                 ]
                 shown += len(expected)
-                page = await log.runs_as_of(at, limit=ALL, statuses=statuses, tasks=tasks, within=within)
+                page = await log.runs_as_of(
+                    at, limit=ALL, wanted=RunFilter(statuses=statuses, tasks=tasks), within=within
+                )
                 assert page.items == expected
                 assert (page.next, page.previous) == (None, None)
                 await check_pages_as_of(log, at, statuses, tasks, within, expected)
@@ -480,19 +483,23 @@ async def check_pages_as_of(
     expected: list[Run],
 ) -> None:
     found: list[Run] = []
-    page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within)
+    page = await log.runs_as_of(at, limit=2, wanted=RunFilter(statuses=statuses, tasks=tasks), within=within)
     while True:
         found += page.items
         if page.next is None:
             break
-        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within, after=page.next)
+        page = await log.runs_as_of(
+            at, limit=2, wanted=RunFilter(statuses=statuses, tasks=tasks), within=within, after=page.next
+        )
     assert found == expected
     if not expected:
         return
     back: list[Run] = []
     before: str | None = expected[-1].id
     while before is not None:
-        page = await log.runs_as_of(at, limit=2, statuses=statuses, tasks=tasks, within=within, before=before)
+        page = await log.runs_as_of(
+            at, limit=2, wanted=RunFilter(statuses=statuses, tasks=tasks), within=within, before=before
+        )
         back = [*page.items, *back]
         before = page.previous
     assert back == expected[:-1]
@@ -508,16 +515,16 @@ async def test_a_page_as_of_a_moment_that_looked_at_many_runs_in_vain_says_where
     clock.advance(1)
     for number in range(10):
         await move(log, f"run_{number}", Status.EXECUTING)
-    empty = await log.runs_as_of(at, limit=5, statuses=(Status.EXECUTING,))
+    empty = await log.runs_as_of(at, limit=5, wanted=RunFilter(statuses=(Status.EXECUTING,)))
     assert (empty.items, empty.next, empty.previous) == ([], "run_7", None)
     found, pages, after = [], 0, None
     while pages == 0 or after is not None:
-        page = await log.runs_as_of(at, limit=5, statuses=(Status.QUEUED,), after=after)
+        page = await log.runs_as_of(at, limit=5, wanted=RunFilter(statuses=(Status.QUEUED,)), after=after)
         found += [run.id for run in page.items]
         after = page.next
         pages += 1
     assert (found, pages) == ([f"run_{number}" for number in range(9, -1, -1)], 4)
-    upwards = await log.runs_as_of(at, limit=5, statuses=(Status.EXECUTING,), before="run_0")
+    upwards = await log.runs_as_of(at, limit=5, wanted=RunFilter(statuses=(Status.EXECUTING,)), before="run_0")
     assert (upwards.items, upwards.next, upwards.previous) == ([], None, "run_3")
 
 
