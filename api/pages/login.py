@@ -9,9 +9,9 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from api.pages import query
 from api.pages.templates import page
 from api.problems import Problem
-from api.requests import check_query
 from api.scopes import is_page
 from api.sessions import SESSION_S, Sessions, cookie_of, set_cookie
 from ledger.errors import KeyRefused
@@ -33,7 +33,7 @@ class _Form(NamedTuple):
 
 async def show(request: Request) -> Response:
     """Answer the form; where nobody has to sign in, the first page."""
-    check_query(request, {"next"})
+    query.check(request, {"next"})
     if request.scope.get("run_ledger.is_open", True):
         return RedirectResponse("/", 303, headers={"Cache-Control": "no-store"})
     return _form(request, _local(request.query_params.get("next", "/")))

@@ -14,20 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import scopes
+from api.pages import query
 from api.pages.changes import lines_between
 from api.pages.charts import POINTS_MAX, number_chart, progress_chart
 from api.pages.explaining import explanation_of
+from api.pages.runs import children_of
 from api.pages.templates import page
 from api.pages.timeline import timeline_of
 from api.pages.tree import tree_of
 from api.problems import Problem, bad_request
-from api.requests import VERSION_MAX, check_query, log_of, run_id_of, whole_number
+from api.requests import log_of, run_id_of
 from ledger.errors import VersionNotFound
 from ledger.log import Log
 from ledger.reads import RunDetails
-from projections.errors import BadPath
 from projections.numbers import numeric_paths
-from projections.paths import Path, parse_key
 from projections.values import JsonObject
 
 PARTS = ("head", "bar", "explain", "chart", "compare", "tree", "timeline", "family", "proof")
@@ -40,12 +40,12 @@ _QUERY = {"version", "compare", "explain", "chart", "upto", "proof", "only"}
 async def show(request: Request) -> Response:
     """Answer the page of a run, or some parts of it."""
     run_id = run_id_of(request)
-    check_query(request, _QUERY)
+    query.check(request, _QUERY)
     log = log_of(request)
     parts = _parts(request)
     details = scopes.without_hidden_relatives(request, await log.run(run_id))
     last = details.run.version
-    wanted = whole_number(request, "version", 1, VERSION_MAX)
+    wanted = query.number(request, "version")
     version = last if wanted is None else wanted
     if version > last:
         raise _no_such_version(run_id, version, details)
@@ -64,7 +64,7 @@ async def show(request: Request) -> Response:
         "query": {name: value for name, value in request.query_params.items() if name not in {"only", "upto"}},
     }
     if "bar" in parts or "timeline" in parts:
-        upto = whole_number(request, "upto", 1, VERSION_MAX)
+        upto = query.number(request, "upto")
         context["timeline"] = await timeline_of(log, run_id, last, version, upto)
         # On another page of the timeline, the time of the version is not at hand.
         context["recorded_at"] = context["timeline"].recorded_at
@@ -74,13 +74,13 @@ async def show(request: Request) -> Response:
     if "compare" in parts:
         context["comparison"] = await _comparison(request, log, run_id, version, last)
     if "explain" in parts:
-        context["explanation"] = await explanation_of(log, run_id, _key(request, "explain"), version)
+        context["explanation"] = await explanation_of(log, run_id, query.key(request, "explain"), version)
     if "chart" in parts or "head" in parts:
         context |= await _charts(request, log, run_id, version, snapshot.metadata, details)
     if "proof" in parts:
         context["proof"] = await log.verify(run_id) if request.query_params.get("proof") == "1" else None
     if "family" in parts:
-        context |= {"children": [], "more_children": False}
+        context["children"], context["more_children"] = await children_of(request, log, run_id)
     return page(request, "run.html", context)
 
 
@@ -102,8 +102,8 @@ def _links(request: Request, run_id: str) -> Callable[..., str]:
         found = {**current, **{name: None if value is None else str(value) for name, value in changes.items()}}
         if "version" in changes and "upto" not in changes:
             found.pop("upto", None)  # The timeline follows.
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in found.items() if value is not None)
-        return f"/runs/{quote(run_id, safe='')}" + (f"?{query}" if query else "")
+        text = "&".join(f"{name}={quote(value, safe='')}" for name, value in found.items() if value is not None)
+        return f"/runs/{quote(run_id, safe='')}" + (f"?{text}" if text else "")
 
     return link
 
@@ -111,7 +111,7 @@ def _links(request: Request, run_id: str) -> Callable[..., str]:
 async def _charts(
     request: Request, log: Log, run_id: str, version: int, metadata: JsonObject, details: RunDetails
 ) -> dict[str, Any]:
-    key = _key(request, "chart")
+    key = query.key(request, "chart")
     audit = await log.progress(run_id)
     chart = None
     if key is None:
@@ -129,7 +129,7 @@ async def _charts(
 async def _comparison(
     request: Request, log: Log, run_id: str, version: int, last: int
 ) -> Mapping[str, Any] | None:
-    other = whole_number(request, "compare", 1, VERSION_MAX)
+    other = query.number(request, "compare")
     if other is None:
         return None
     if other > last:
@@ -144,16 +144,6 @@ async def _comparison(
         "more": more,
         "sizes": (before.size_bytes, after.size_bytes),
     }
-
-
-def _key(request: Request, name: str) -> Path | None:
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    try:
-        return parse_key(text)
-    except BadPath as error:
-        raise bad_request("bad-path", f"{name}: {error}") from error
 
 
 def _no_such_version(run_id: str, version: int, details: RunDetails) -> Problem:

@@ -22,7 +22,7 @@ PAGE = 50  # events on a page
 LINES_MAX = 6  # changes of one event that are told
 BESIDE = 10  # events that are shown above the version that is looked at
 
-_VERBS = {
+VERBS = {
     "run.created": "created",
     "run.status_changed": "status",
     "run.tagged": "tagged",
@@ -162,7 +162,7 @@ def _event(entry: Entry) -> Row:
     label = label_of(names) if names else ""
     return Row(
         version=event.version,
-        verb=_VERBS.get(event.type, event.type),
+        verb=VERBS.get(event.type, event.type),
         label="" if len(lines) == 1 and lines[0].label == label else label,
         about=_about(entry),
         lines=tuple(lines),

@@ -1,6 +1,7 @@
 """How the pages write values, times and sizes. All of it is text; escaping is the templates' affair."""
 
 import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -98,7 +99,25 @@ def status_word(status: str) -> str:
     return status.lower().replace("_", " ")
 
 
+def statuses_in_words(statuses: Iterable[str]) -> list[tuple[str, str]]:
+    """What a form offers: each status, and how a person says it."""
+    return [(status, status_word(status)) for status in statuses]
+
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def periods_in_words(periods: Iterable[str]) -> list[tuple[str, str]]:
+    """The same for periods such as `24h`."""
+    return [
+        (period, f"{period[:-1]} {_UNITS[period[-1]]}" if period[:-1] != "1" else f"{period[:-1]} hour")
+        for period in periods
+    ]
+
+
 FILTERS = {
+    "statuses_in_words": statuses_in_words,
+    "periods_in_words": periods_in_words,
     "before_query": before_query,
     "shape": shape,
     "status_word": status_word,

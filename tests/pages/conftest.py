@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.api.server import Server, serving
-from tests.browser import chromium
+from tests.browser import browser, chromium
 from tests.pages.scenes import Scenes, gallery
 
-__all__ = ["chromium"]
+__all__ = ["browser", "chromium"]
 
 PATIENCE_MS = 30_000  # milliseconds after which something that should have been seen never will be
 
@@ -39,7 +39,7 @@ def scenes(shown: Server) -> Iterator[Scenes]:
 
 
 @pytest.fixture
-def open_page(chromium: Browser) -> Iterator[Open]:
+def open_page(browser: Browser) -> Iterator[Open]:
     """
     Opens pages, each in a browser of its own as far as it can tell.
 
@@ -50,7 +50,7 @@ def open_page(chromium: Browser) -> Iterator[Open]:
         complaints: list[str] = []
 
         def open_one(url: str, *, quiet: bool = True, live: bool = True, **options: Any) -> Page:
-            context = chromium.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+            context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()

@@ -1,29 +1,54 @@
 """Signing in, seen through a browser."""
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.server import Server, run_ledger, serving
+from ledger.keyring import DEFAULT_SCOPES
+from ledger.ledger import Ledger
+from ledger.master import load_master
+from tests.api.server import Server, serving
 from tests.pages.conftest import Open
 from tests.pages.scenes import Scenes, put
 
+Result = TypeVar("Result")
 
-def new_key(server: Server, name: str, *options: str) -> str:
-    made = run_ledger(
-        "keys", "create", "--name", name, *options, "--database-url", f"sqlite+aiosqlite:///{server.path}"
-    )
-    assert made.returncode == 0, made.stderr
-    return made.stdout.splitlines()[-1]
+
+def new_key(server: Server, name: str, *scopes: str) -> str:
+    """A key that another process makes, as `run-ledger keys create` does."""
+
+    async def make() -> str:
+        ledger = await Ledger.open(f"sqlite+aiosqlite:///{server.path}")
+        try:
+            owner = (await ledger.log("dev")).owner
+            master = load_master(None, server.path)
+            return (await ledger.keys.create(owner, master, name=name, scopes=scopes or DEFAULT_SCOPES)).text
+        finally:
+            await ledger.close()
+
+    return elsewhere(make)
 
 
 def revoke(server: Server, key: str) -> None:
-    _, environment, key_id, _ = key.split("_")
-    database = f"sqlite+aiosqlite:///{server.path}"
-    done = run_ledger("keys", "revoke", key_id, "--environment", environment, "--database-url", database)
-    assert done.returncode == 0, done.stderr
+    async def end() -> None:
+        ledger = await Ledger.open(f"sqlite+aiosqlite:///{server.path}")
+        try:
+            await ledger.keys.revoke((await ledger.log("dev")).owner, key.split("_")[2])
+        finally:
+            await ledger.close()
+
+    elsewhere(end)
+
+
+def elsewhere(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine in a thread of its own: Playwright keeps this one's event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +112,7 @@ def test_a_wrong_key_is_said_to_be_one(closed: Server, key: str, open_page: Open
 
 
 def test_a_session_ends_when_its_key_is_revoked(closed: Server, key: str, open_page: Open) -> None:
-    short = new_key(closed, "short", "--scope", "read")
+    short = new_key(closed, "short", "read")
     page = open_page(f"{closed.url}/runs/plain", live=False, quiet=False)
     sign_in(page, short)
     expect(page.locator("#connection")).to_have_text("live")
@@ -96,7 +121,7 @@ def test_a_session_ends_when_its_key_is_revoked(closed: Server, key: str, open_p
 
 
 def test_a_restricted_key_sees_its_runs_only(closed: Server, key: str, open_page: Open) -> None:
-    narrow = new_key(closed, "narrow", "--scope", "read:tags:secret")
+    narrow = new_key(closed, "narrow", "read:tags:secret")
     page = open_page(f"{closed.url}/", live=False, quiet=False)
     sign_in(page, narrow)
     expect(page.locator("main")).to_contain_text("guarded")

@@ -13,7 +13,8 @@ from api.pages.assets import assets
 from api.pages.routes import PAGES
 from api.pages.templates import POLICY
 from api.scopes import PAGE_NEEDS
-from api.sessions import COOKIE, SESSION_S
+from api.sessions import COOKIE, SESSION_S, Sessions
+from ledger.errors import KeyRefused
 from tests.api.keys import MASTER, Keyed
 from tests.api.service import Service, problem, service
 
@@ -102,7 +103,7 @@ def test_a_session_opens_what_its_key_opens(api: Service) -> None:
     assert problem(api.get("/api/v1/events", session_of(api, narrow)), 403)["code"] == "restricted-scope"
 
 
-def test_a_session_ends_with_its_key_and_with_its_time(api: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_ends_with_its_key_and_with_its_time(api: Service) -> None:
     key = Keyed(api)
     key.create("r")
     session = session_of(api, key)
@@ -117,13 +118,19 @@ def test_a_session_ends_with_its_key_and_with_its_time(api: Service, monkeypatch
     assert api.get("/", session).status_code == 200
     api.now += 61 * 1_000_000
     assert api.get("/", session).status_code == 303
-    lasting = session_of(api, Keyed(api))
-    later = __import__("time").time() + SESSION_S + 1
-    sessions = next(one.kwargs["sessions"] for one in api.app.user_middleware)
-    monkeypatch.setattr(sessions, "_clock", lambda: later)
-    # The application made its own when it began; a session that says its time is over is refused by any.
-    with pytest.raises(Exception, match="session is over"):
-        sessions.admit(lasting["Cookie"].partition("=")[2])
+
+
+def test_a_session_lasts_a_working_day(api: Service) -> None:
+    key = Keyed(api)
+    now = 1_000_000.0
+    sessions = Sessions(api._ledger.keys, lambda: MASTER, clock=lambda: now)
+    (known,) = api._runner.run(api._ledger.keys.list(api._log.owner))
+    text = sessions.begin(known)
+    now += SESSION_S - 1
+    assert sessions.admit(text).id == key.id
+    now += 1
+    with pytest.raises(KeyRefused, match="the session is over"):
+        sessions.admit(text)
 
 
 def test_a_session_that_was_tampered_with_opens_nothing(api: Service) -> None:

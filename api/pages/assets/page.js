@@ -74,6 +74,7 @@ function become(old, fresh) {
     place.remove();
     place = next;
   }
+  if (old.localName === "select" && old !== document.activeElement) old.value = (old.querySelector("[selected]") ?? old.options[0]).value;
 }
 
 function alike(one, other) {
@@ -99,7 +100,10 @@ function fetchParts(address, parts) {
     };
     request.onload = () => {
       if (new URL(request.responseURL).pathname === "/login") location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
-      else if (request.status === 200 && request.response) resolve(request.response);
+      else if ((request.status === 200 || request.status === 400) && request.response?.querySelector("main[data-page]")) {
+        request.response.address = request.responseURL;
+        resolve(request.response);
+      }
       else if (request.status >= 500 || request.status === 429) reject(new Error("unavailable"));
       else location.assign(address); // Gone, or not to be seen any more: let the server say so.
     };
@@ -109,17 +113,18 @@ function fetchParts(address, parts) {
   });
 }
 
-async function show(address, parts) {
+async function show(address, parts, untouched) {
   const fresh = await fetchParts(address, parts);
   const freshMain = fresh.querySelector("main");
   for (const { name, value } of freshMain.attributes) main.setAttribute(name, value);
   main.toggleAttribute("data-past", freshMain.hasAttribute("data-past"));
   for (const part of freshMain.querySelectorAll("[data-part]")) {
     const old = main.querySelector(`[data-part="${part.dataset.part}"]`);
-    if (old) become(old, part);
+    if (old && part.dataset.part !== untouched) become(old, part);
   }
   document.title = fresh.title || document.title;
   writeTimes();
+  return fresh.address;
 }
 
 // ---- Going elsewhere within a page: the address changes, the page stays.
@@ -135,7 +140,11 @@ async function go(address, what, push = true) {
     else history.replaceState(null, "", url);
   }
   try {
-    await show(url, PARTS[what]);
+    const at = new URL(await show(url, PARTS[what]));
+    if (what === "list") {
+      at.searchParams.delete("only"); // The server has made the address of the form's fields.
+      history.replaceState(null, "", at);
+    }
     if (what === "version") moveMarker();
     if (what === "version" || what === "upto") showCurrent();
     if (what === "explain" || what === "compare") reveal(what);
@@ -179,7 +188,7 @@ document.addEventListener("submit", (event) => {
 
 document.addEventListener("change", (event) => {
   const form = event.target.form;
-  if (event.target.localName === "select" && form?.dataset.form) go(addressOf(form), form.dataset.form);
+  if (event.target.localName === "select" && event.target.name !== "operator" && form?.dataset.form) go(addressOf(form), form.dataset.form);
 });
 
 function addressOf(form) {
@@ -363,7 +372,7 @@ async function look() {
   const begun = performance.now();
   // Who looks at the past is told that there is more, and keeps the rest as it is.
   const parts = page === "run" ? (main.hasAttribute("data-past") ? "head,bar,family" : WHOLE) : "list";
-  await show(location.href, parts);
+  await show(location.href, parts, "finder"); // Somebody may be typing there.
   lastCost = performance.now() - begun;
 }
 
@@ -382,6 +391,9 @@ document.addEventListener("visibilitychange", () => {
     comeBack();
   }
 });
+
+const finder = main.querySelector(".finder");
+if (finder && matchMedia("(min-width: 1000px)").matches) finder.open = true; // There is room for it.
 
 writeTimes();
 setInterval(writeTimes, 1000);
