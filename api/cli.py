@@ -9,13 +9,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from api import history_commands, job_commands, key_commands, progress_commands, proof_commands, watch_commands
+from api import (
+    finding_commands,
+    history_commands,
+    job_commands,
+    key_commands,
+    progress_commands,
+    proof_commands,
+    watch_commands,
+)
 from api.client import Client, Failed, path_of, without_controls
 from api.terminal import AsJson, DatabaseUrl, EnvironmentName, RunArgument, pretty_json
 from api.terminal import compact_json as _ascii
-from api.terminal import local_time as _local
 from api.terminal import print_json as _print_json
-from api.terminal import print_table as _print_table
 from api.terminal import run_work as _run
 from ledger.errors import LedgerError, UnusableDatabase
 from ledger.master import UnusableSecret
@@ -93,44 +99,6 @@ def get(
 
 
 @cli.command()
-def runs(
-    status: Annotated[str | None, typer.Option(help="Only these statuses, separated by commas.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
-    limit: Annotated[int, typer.Option(help="At most this many runs.", min=1, max=100)] = 25,
-    after: Annotated[str | None, typer.Option(metavar="RUN", help="Only runs older than this one.")] = None,
-    as_of: Annotated[
-        str | None, typer.Option(metavar="TIME", help="As they stood at a time, such as 2026-01-31T14:05:00Z.")
-    ] = None,
-    as_json: AsJson = False,
-    database_url: DatabaseUrl = None,
-    environment: EnvironmentName = None,
-) -> None:
-    """List runs, newest first."""
-    query = {
-        "filter[status]": status,
-        "filter[taskIdentifier]": task,
-        "page[size]": limit,
-        "page[after]": after,
-        "asOf": as_of,
-    }
-
-    async def work(client: Client) -> None:
-        page = await client.get("/api/v1/runs", query)
-        if as_json:
-            _print_json(page)
-            return
-        rows = [
-            (run["id"], run["taskIdentifier"], run["status"], _local(run["updatedAt"]), _ascii(run["metadata"]))
-            for run in page["data"]
-        ]
-        _print_table(("run", "task", "status", "updated", "metadata"), rows)
-        if "next" in page["pagination"] and sys.stdout.isatty():
-            print(f"There is more: --after {page['pagination']['next']}")
-
-    _run(work, database_url, environment)
-
-
-@cli.command()
 def migrate(database_url: DatabaseUrl = None) -> None:
     """Bring the database's tables up to date. A server on SQLite does this by itself when it starts."""
     from ledger.ledger import Ledger  # noqa: PLC0415 - Loads the database driver.
@@ -145,6 +113,7 @@ def migrate(database_url: DatabaseUrl = None) -> None:
     print(f"{settings.database_url} is up to date")
 
 
+finding_commands.add_to(cli)
 history_commands.add_to(cli)
 progress_commands.add_to(cli)
 watch_commands.add_to(cli)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from api.access import may_stay
 from api.events import FILTERS, selection_of
+from api.filters import is_condition
 from api.problems import bad_request
 from api.rendering import event_text
 from api.requests import VERSION_MAX, check_query, header, key_path, log_of, run_id_of
@@ -64,7 +65,7 @@ async def run_live(request: Request) -> ASGIApp:
 
 async def feed_live(request: Request) -> ASGIApp:
     """Answer the events of all runs as they happen; the id of each is a cursor of the feed."""
-    check_query(request, {"after", "from", *FILTERS}, repeatable={"tag"})
+    check_query(request, {"after", "from", *FILTERS}, repeatable={"tag"}, is_known=is_condition)
     selection = selection_of(request)
     after, from_start = _feed_place(request)
     if request.method == "HEAD":

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import JsonValue
 from starlette.responses import Response
 
+from ledger.audits import RunAudit
 from ledger.faults import Report
 from ledger.history import Entry
 from ledger.reads import RunDetails
@@ -139,6 +140,28 @@ def run_members(run: Run) -> dict[str, Any]:
         members["idempotencyKey"] = run.idempotency_key
     if run.batch is not None:
         members["batchId"] = run.batch
+    return members
+
+
+def audit_members(audit: RunAudit | None) -> dict[str, Any]:
+    """The progress of a run in short, as the list shows it; what there is none of is left out."""
+    if audit is None:
+        return {"pending": True}
+    outlook, last = audit.outlook, audit.last
+    event: dict[str, Any] = {"version": last.version, "type": last.type}
+    if last.key is not None:
+        event["key"] = last.key
+    members: dict[str, Any] = {
+        "pending": False,
+        "stalled": audit.is_stalled,
+        "regressed": outlook.has_regressed,
+        "regressions": outlook.regressions,
+        "lastEvent": {**event, "actor": last.actor, "recordedAt": format_time(last.recorded_at)},
+    }
+    if outlook.key is not None:
+        members.update(key=outlook.key, fraction=values.number(outlook.fraction or 0))
+    if outlook.still_since is not None:
+        members["stillSince"] = format_time(outlook.still_since)
     return members
 
 

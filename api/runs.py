@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from api import filters, scopes
 from api.problems import bad_request
-from api.rendering import details_members, json_response, run_members
+from api.rendering import audit_members, details_members, json_response, run_members
 from api.requests import (
     caller_of,
     check_query,
@@ -30,7 +30,7 @@ from projections.values import JsonObject
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", *filters.NAMES}
+_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", "include", *filters.NAMES}
 
 
 async def create(request: Request) -> Response:
@@ -93,8 +93,7 @@ async def list_runs(request: Request) -> Response:
         "sort": filters.sort_of(request),
         "within": scopes.readable(request),
     }
-    if asked["wanted"].asks_for_verdicts:
-        raise bad_request("bad-parameter", "filter[stalled] and filter[regressed] are not available yet")
+    with_progress = _include(request, is_past=at is not None)
     if at is None:
         page = await log.runs(**asked)
     else:
@@ -103,8 +102,24 @@ async def list_runs(request: Request) -> Response:
     cursors = {"next": page.next, "previous": page.previous}
     pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
     environment: JsonObject = {"id": log.environment, "name": log.environment}
-    data: list[JsonValue] = [{**run_members(run), "env": environment} for run in page.items]
+    audits = await log.audits([run.id for run in page.items]) if with_progress else {}
+    data: list[JsonValue] = []
+    for run in page.items:
+        members = {**run_members(run), "env": environment}
+        if run.id in audits:
+            members["progress"] = audit_members(audits[run.id])
+        data.append(members)
     return json_response(values.dump({"data": data, "pagination": pagination}))
+
+
+def _include(request: Request, *, is_past: bool) -> bool:
+    """Whether the progress of each run is asked for."""
+    given = request.query_params.get("include")
+    if given not in {None, "progress"}:
+        raise bad_request("bad-parameter", f"include can only be progress, not {str(given)[:40]!r}")
+    if given is not None and is_past:
+        raise bad_request("bad-parameter", "include=progress tells of now; leave out asOf")
+    return given is not None
 
 
 def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.client import Client, Failed, Message, path_of, without_controls
+from api.finding_commands import Filters, conditions
 from api.history_commands import event_cells
 from api.terminal import (
     DatabaseUrl,
@@ -60,22 +61,25 @@ def watch(
     tags: Annotated[
         list[str] | None, typer.Option("--tag", help="Only runs that have this tag; may be given several times.")
     ] = None,
+    filters: Filters = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
     database_url: DatabaseUrl = None,
     environment: EnvironmentName = None,
 ) -> None:
     """Watch a run until it finishes, or the runs of a task until Ctrl-C; goes on after a server restart."""
-    follows_many = task is not None or bool(tags)
+    follows_many = task is not None or bool(tags) or bool(filters)
     if follows_many and "RUN_LEDGER_RUN_ID" in os.environ:
         run_id = None  # Within a run it is only the default.
     if (run_id is None) != follows_many:
-        raise typer.BadParameter("watch takes a run, or --task and --tag: run-ledger watch RUN")
+        raise typer.BadParameter("watch takes a run, or --task, --tag and --filter: run-ledger watch RUN")
+
+    wanted = conditions(filters or [])
 
     async def work(client: Client) -> None:
         if run_id is not None:
             await _watch_run(client, run_id, as_json=as_json)
         else:
-            await _watch_runs(client, task, tags or [], as_json=as_json)
+            await _watch_runs(client, task, tags or [], wanted, as_json=as_json)
 
     try:
         run_work(work, database_url, environment)
@@ -159,24 +163,33 @@ async def _watch_run(client: Client, run_id: str, *, as_json: bool) -> None:
         print(f"{run_id} finished: {status}, version {seen.version}")
 
 
-async def _watch_runs(client: Client, task: str | None, tags: list[str], *, as_json: bool) -> None:
+async def _watch_runs(
+    client: Client, task: str | None, tags: list[str], wanted: dict[str, list[str]], *, as_json: bool
+) -> None:
     runs: dict[str, _Run] = {}
     show = _printer(as_json, lambda event: (event["runId"], *event_cells(event)))
-    async with aclosing(client.live("/api/v1/events/live", {"task": task, "tag": tags})) as messages:
+    async with aclosing(client.live("/api/v1/events/live", {"task": task, "tag": tags, **wanted})) as messages:
         with _Screen(client, lambda: _runs_view(runs), runs.values, is_used=not as_json) as screen:
             async for message in messages:
                 if not screen.is_used:
                     show(message)
                 elif message.kind == "open":
-                    await _find_runs(client, task, tags, runs)
+                    await _find_runs(client, task, tags, wanted, runs)
                 elif message.kind == "message":
                     await _follow(client, runs, message.data)
 
 
-async def _find_runs(client: Client, task: str | None, tags: list[str], runs: dict[str, _Run]) -> None:
+async def _find_runs(
+    client: Client, task: str | None, tags: list[str], wanted: dict[str, list[str]], runs: dict[str, _Run]
+) -> None:
     """The newest runs as they are now."""
-    listed = None if task is None or "," in task else task  # The list takes several tasks, separated by commas.
-    page = await client.get("/api/v1/runs", {"filter[taskIdentifier]": listed, "page[size]": RUNS_SHOWN})
+    query = {
+        "filter[taskIdentifier]": None if task is None else json.dumps([task]),
+        "filter[tag]": json.dumps(tags) if tags else None,  # Any of them; the list knows no other way.
+        **wanted,
+        "page[size]": RUNS_SHOWN,
+    }
+    page = await client.get("/api/v1/runs", query)
     for state in reversed(page["data"]):
         if task in {None, state["taskIdentifier"]} and {*tags} <= {*state["tags"]}:
             runs.setdefault(state["id"], _Run(state["id"])).restart(state)

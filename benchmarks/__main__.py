@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks import growth, handle, http, past, report
+from benchmarks import finding, growth, handle, http, past, report
 from benchmarks.options import Options, parse
 from benchmarks.report import Case
 from benchmarks.servers import ROOT
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterable[Case]]] = {
     "growth": growth.main,
     "handle": handle.main,
     "past": past.main,
+    "finding": finding.main,
 }
 
 

@@ -16,11 +16,13 @@ from typing import Any
 
 from ledger import reads, statements
 from ledger.errors import BadCursor
-from ledger.heads import read_tags
+from ledger.finding import Enough, Judge, Listing, Search, judge_of
+from ledger.heads import read_head, read_tags
 from ledger.reads import Reader
 from ledger.refold import read_event
 from projections import values
 from projections.events import Event
+from projections.filters import RunFilter
 from projections.history import replay, touches
 from projections.paths import Path
 from projections.runs import Run
@@ -100,17 +102,26 @@ class Selection:
         tags: Events of the runs that have all of these tags.
         run_id: Events of this run.
         key: Events about the value at this path, as in a run's history.
+        runs: Events of the runs that are wanted, each judged as it stands when the event is read; None for all.
+        judge: Judges what that filter alone cannot.
     """
 
     task: str | None = None
     tags: frozenset[str] = frozenset()
     run_id: str | None = None
     key: Path | None = None
+    runs: RunFilter | None = None
+    judge: Callable[[Search], Judge] | None = None
 
     @property
     def is_by_run(self) -> bool:
         """Whether it asks anything of the run that an event belongs to."""
-        return self.task is not None or bool(self.tags) or self.run_id is not None
+        return self.task is not None or bool(self.tags) or self.run_id is not None or self.runs is not None
+
+    @property
+    def needs_log(self) -> bool:
+        """Whether an event alone does not tell if it is wanted."""
+        return self.key is not None or self.runs is not None
 
     def takes_run(self, run_id: str, task: str, tags: frozenset[str]) -> bool:
         """Whether the events of such a run are wanted."""
@@ -121,7 +132,9 @@ class Selection:
         )
 
     def takes(self, entry: FeedEvent) -> bool:
-        """Whether an event is wanted, as far as that can be told without the metadata it changed."""
+        """Whether an event is wanted, as far as that can be told without the log."""
+        if self.runs is not None and self.runs.tasks and entry.task not in self.runs.tasks:
+            return False
         return self.takes_run(entry.event.run_id, entry.task, entry.tags)
 
 
@@ -272,8 +285,12 @@ async def _pick(
     count = SCAN_EVENTS_MAX if selection.is_by_run else choice.count_max
     rows = await reader.rows(statements.WEIGHTS, environment_id=environment_id, after=after, count=count)
     labels = await _labels(reader, environment_id, {row["run_key"] for row in rows})
+    taken = dict.fromkeys(row["run_key"] for row in rows if selection.takes_run(*labels[row["run_key"]]))
+    verdicts = await _judged(reader, environment_id, [*taken], selection)
     for row in rows:
-        if selection.takes_run(*labels[row["run_key"]]) and not choice.take(row["position"], row["weight"]):
+        key = row["run_key"]
+        is_wanted = verdicts.get(key) if key in taken else False
+        if is_wanted is None or (is_wanted and not choice.take(row["position"], row["weight"])):
             break
         after = row["position"]
     found = []
@@ -295,6 +312,8 @@ async def _pick_of_run(
     labels = await _labels(reader, environment_id, {run_key})
     if not selection.takes_run(*labels[run_key]):
         return [], last
+    if not (await _judged(reader, environment_id, [run_key], selection))[run_key]:
+        return [], last
     parameters = {"environment_id": environment_id, "run_key": run_key}
     low = await _version_at(reader, environment_id, run_key, after)
     rows = await reader.rows(statements.RUN_WEIGHTS, **parameters, after=low, count=choice.count_max + 1)
@@ -308,6 +327,31 @@ async def _pick_of_run(
         found = await reader.rows(statements.EVENTS, **parameters, after=low, last=highest, count=choice.count_max)
     whole = len(choice.places) == len(rows)  # Then the run has no more events, and nothing else is wanted.
     return [_entry(row, labels) for row in found], last if whole else after
+
+
+async def _judged(
+    reader: Reader, environment_id: int, run_keys: Sequence[int], selection: Selection
+) -> dict[int, bool]:
+    """Whether these runs are wanted as they stand; those behind too much work for one page are missing."""
+    if selection.runs is None:
+        return dict.fromkeys(run_keys, True)
+    search = await Search.begin(reader, environment_id, Listing(limit=1, wanted=selection.runs))
+    if search is None:
+        return dict.fromkeys(run_keys, False)
+    judge = (selection.judge or judge_of)(search)
+    verdicts: dict[int, bool] = {}
+    start = 0
+    while start < len(run_keys):
+        part = run_keys[start : start + search.at_once]
+        start += len(part)
+        rows = await search.heads(part, narrowed=False)
+        for key in part:
+            row = rows.get(key)
+            try:
+                verdicts[key] = row is not None and await judge(read_head(row)) is not None
+            except Enough:
+                return verdicts
+    return verdicts
 
 
 async def _about(reader: Reader, environment_id: int, entries: list[FeedEvent], key: Path) -> list[FeedEvent]:

@@ -16,7 +16,7 @@ it shows no run twice; one that changes meanwhile may be missing, and is at the 
 import base64
 import binascii
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -31,6 +31,7 @@ from ledger.reads import Reader
 from ledger.statements import FILTER_VALUES_KEPT_MAX, Narrowing
 from projections import values
 from projections.filters import EVERY_RUN, MetadataCondition, RunFilter
+from projections.lifecycle import Status
 from projections.metadata import ABSENT, Absent
 from projections.paths import list_index
 from projections.runs import Run
@@ -42,7 +43,9 @@ PASSED_MAX = 250_000  # events that a page in the order of changes passes on its
 WINDOW = 5_000  # of them at once
 CHUNK = 1_000  # run keys that are held in memory at once
 CHUNK_FIRST = 100  # run keys that are looked at first, as most filters match more than few
-HEADS_AT_ONCE = 100  # heads that are held in memory at once; each may hold metadata of 256 KiB
+HEADS_MIN = 50  # heads that are held in memory at once, each of which may hold metadata of 256 KiB
+HEADS_MAX = 1_000  # and that many where they are small
+HEADS_BYTES = 2**20  # bytes of metadata read at once, from which on fewer heads are read the next time
 COUNTED_MAX = 1_000  # runs that are counted to see which of several indexes leads to fewer
 PATTERN_CHARACTERS_MAX = 1_000  # characters of a pattern; SQLite takes some ten thousand bytes
 
@@ -197,6 +200,7 @@ class Search:
         at: The moment that is asked about, None for now.
         low: Only runs with keys above this one,
         high: and below this one.
+        at_once: How many heads to read at once.
     """
 
     reader: Reader
@@ -206,6 +210,7 @@ class Search:
     at: Microseconds | None
     low: int = 0
     high: int = _LAST_KEY
+    at_once: int = HEADS_MIN
     _narrowing: Narrowing = field(default_factory=Narrowing)
     _parameters: dict[str, Any] = field(default_factory=dict)
     _of_heads: Narrowing = field(default_factory=Narrowing)
@@ -220,6 +225,11 @@ class Search:
         wanted = listing.wanted
         if wanted.unknown:
             return None
+        if wanted.stalled:  # What is over stands still for good.
+            statuses = tuple(status for status in wanted.statuses or Status if not status.is_finished)
+            if not statuses:
+                return None
+            wanted = replace(wanted, statuses=statuses)
         relatives: dict[str, list[int]] = {}
         for name, ids in (("parent_key", wanted.parents), ("root_key", wanted.roots)):
             if ids:
@@ -255,21 +265,17 @@ class Search:
         )
         return [(row["run_key"], row["run_key"]) for row in rows]
 
-    async def keys_by_change(
-        self, after: int, before: int, count: int, *, downwards: bool
-    ) -> list[tuple[int, int]]:
-        """Keys of runs, each with its place, the position of its last event, between two places."""
-        rows = await self.reader.rows(
-            statements.updated_run_keys(self._narrowing, self._branches, newest_first=downwards),
+    async def last_places(self) -> list[tuple[int, int]] | None:
+        """The keys of runs, each behind the position of its last event, in order; None where they are many."""
+        rows = await self._first_keys(self._branches, self._narrowing)
+        if len(rows) == COUNTED_MAX:
+            return None
+        found = await self.reader.rows(
+            statements.LAST_POSITIONS,
             environment_id=self.environment_id,
-            low=self.low,
-            high=self.high,
-            after=after,
-            before=before,
-            count=count,
-            **self._parameters,
+            values=values.dump([row["run_key"] for row in rows]),
         )
-        return [(row["place"], row["run_key"]) for row in rows]
+        return sorted((row["place"], row["run_key"]) for row in found)
 
     async def keys_in_log(self, after: int, before: int, count: int, *, downwards: bool) -> list[tuple[int, int]]:
         """As `keys_by_change`, found along the log, whatever the filter asks for."""
@@ -286,14 +292,31 @@ class Search:
 
     async def heads(self, keys: Sequence[int], *, narrowed: bool = True) -> dict[int, Any]:
         """The rows of those of these heads that may be wanted; *narrowed* where the keys come from an index."""
+        narrowing = self._of_heads if narrowed else self._narrowing
+        if self.wanted.metadata and self.at is None:
+            # Most are not wanted, and need not be read whole.
+            found = await self._chosen(keys, narrowing, self._patterns, metadata_only=True)
+            keys = [row["run_key"] for row in found if self._holds_metadata(row["metadata"])]
+            if not keys:
+                return {}
+            found = await self._chosen(keys, Narrowing(), ())
+        else:
+            found = await self._chosen(keys, narrowing, self._patterns)
+        return {row["run_key"]: row for row in found}
+
+    async def _chosen(
+        self, keys: Sequence[int], narrowing: Narrowing, patterns: tuple[int, ...], *, metadata_only: bool = False
+    ) -> list[Any]:
         since, until = self.wanted.updated.since, self.wanted.updated.until
+        statement = statements.chosen_heads(
+            narrowing,
+            patterns,
+            updated=not self.wanted.updated.is_open,
+            past=self.at is not None,
+            metadata_only=metadata_only,
+        )
         rows = await self.reader.rows(
-            statements.chosen_heads(
-                self._of_heads if narrowed else self._narrowing,
-                self._patterns,
-                updated=not self.wanted.updated.is_open,
-                past=self.at is not None,
-            ),
+            statement,
             environment_id=self.environment_id,
             values=values.dump([*keys]),
             at=self.at,
@@ -301,11 +324,16 @@ class Search:
             updated_until=_LAST_KEY if until is None else until,
             **self._parameters,
         )
-        return {row["run_key"]: row for row in rows}
+        weight = sum(row["size_bytes"] for row in rows)
+        self.at_once = (
+            min(2 * self.at_once, HEADS_MAX) if weight < HEADS_BYTES else max(self.at_once // 2, HEADS_MIN)
+        )
+        return rows
 
-    async def is_narrow(self) -> bool:
-        """Whether no more than some runs are to be looked at."""
-        return await self._count(self._branches, self._narrowing) < COUNTED_MAX
+    def _holds_metadata(self, text: str) -> bool:
+        metadata = values.load(text)
+        assert isinstance(metadata, dict)
+        return all(condition.holds(metadata) for condition in self.wanted.metadata)
 
     async def _bound(self) -> None:
         """Run keys follow the order of creation, so a time of creation is a stretch of keys."""
@@ -349,14 +377,14 @@ class Search:
                 self._parameters.update(named)
                 known.append(tuple(((_column(name), name),) for name in named))
         if len(known) > 1:
-            counts = [await self._count(branches, Narrowing()) for branches in known]
+            counts = [len(await self._first_keys(branches, Narrowing())) for branches in known]
             self._branches = known[counts.index(min(counts))]
         elif known:
             self._branches = known[0]
 
-    async def _count(self, branches: _Branches, narrowing: Narrowing) -> int:
-        """How many runs there are, as far as that is worth knowing."""
-        rows = await self.reader.rows(
+    async def _first_keys(self, branches: _Branches, narrowing: Narrowing) -> list[Any]:
+        """The keys of runs, as many of them as it is worth knowing."""
+        return await self.reader.rows(
             statements.run_keys(narrowing, branches, newest_first=True),
             environment_id=self.environment_id,
             low=self.low,
@@ -364,7 +392,6 @@ class Search:
             count=COUNTED_MAX,
             **self._parameters,
         )
-        return len(rows)
 
     def _look_for_metadata(self) -> None:
         """
@@ -509,7 +536,10 @@ async def _walk(
     while True:
         count = min(count, CHUNK)
         chunk = await keys(low, high, count)
-        for part in _parts(chunk.keys):
+        start = 0
+        while start < len(chunk.keys):
+            part = chunk.keys[start : start + search.at_once]
+            start += len(part)
             rows = await search.heads([key for _, key in part], narrowed=narrowed)
             for place, key in part:
                 if looked_at == looked_at_max:
@@ -580,10 +610,10 @@ async def _by_change(
     if search is None:
         return NOTHING
     places = await _places(search, begun.end)
-    is_narrow = await search.is_narrow()
+    few = await search.last_places()
     beyond = None if cursor is None else cursor.position
     walk = await _walk_by_change(
-        search, _beyond(places, beyond, downwards=listing.is_downwards), listing, judge, is_narrow=is_narrow
+        search, _beyond(places, beyond, downwards=listing.is_downwards), listing, judge, few=few
     )
     onwards = None if walk.edge is None else str(replace(begun, position=walk.edge))
     backwards = None
@@ -594,7 +624,7 @@ async def _by_change(
             _beyond(places, first, downwards=not listing.is_downwards),
             replace(listing, limit=0, sort=_REVERSED[listing.sort]),
             judge,
-            is_narrow=is_narrow,
+            few=few,
             looked_at_max=LOOKED_BACK_MAX,
             passed_max=WINDOW,
         )
@@ -611,7 +641,7 @@ async def _walk_by_change(
     listing: Listing,
     judge: Callable[[Search], Judge],
     *,
-    is_narrow: bool,
+    few: list[tuple[int, int]] | None,
     looked_at_max: int | None = None,
     passed_max: int | None = None,
 ) -> Walk:
@@ -620,8 +650,10 @@ async def _walk_by_change(
     most = LOOKED_AT_MAX if looked_at_max is None else looked_at_max
     left = PASSED_MAX if passed_max is None else passed_max
 
-    async def chosen(after: int, before: int, count: int) -> Chunk:
-        found = await search.keys_by_change(after, before, count, downwards=downwards)
+    async def among_few(after: int, before: int, count: int) -> Chunk:
+        assert few is not None
+        found = [one for one in few if after < one[0] < before]
+        found = (found[::-1] if downwards else found)[:count]
         return Chunk(found, found[-1][0] if len(found) == count else None)
 
     async def along_the_log(after: int, before: int, count: int) -> Chunk:
@@ -644,9 +676,17 @@ async def _walk_by_change(
         return Chunk(found, None)
 
     count = max(listing.limit + 1, CHUNK_FIRST)
-    keys = chosen if is_narrow else along_the_log
+    keys = along_the_log if few is None else among_few
     return await _walk(
-        search, keys, places, listing.limit, judge(search), count, most, downwards=downwards, narrowed=is_narrow
+        search,
+        keys,
+        places,
+        listing.limit,
+        judge(search),
+        count,
+        most,
+        downwards=downwards,
+        narrowed=few is not None,
     )
 
 
@@ -698,11 +738,6 @@ async def _run_id(reader: Reader, environment_id: int, run_key: int) -> str:
     row = await reader.row(statements.RUN_ID, environment_id=environment_id, run_key=run_key)
     assert row is not None, f"run key {run_key} has no head"
     return str(row["run_id"])
-
-
-def _parts(chunk: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
-    for start in range(0, len(chunk), HEADS_AT_ONCE):
-        yield chunk[start : start + HEADS_AT_ONCE]
 
 
 def _column(parameter: str) -> str:

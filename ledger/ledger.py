@@ -21,6 +21,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger import statements
+from ledger.audits import Audits
 from ledger.checkpoint import SigningKey, verifier_key
 from ledger.errors import RunNotFound, UnusableDatabase
 from ledger.group import Transaction
@@ -76,6 +77,7 @@ class Ledger:
         self._store = store
         self._writer = writer
         self._subscriptions = subscriptions
+        self._audits = Audits()
         self._logs: dict[str, Log] = {}
         self.rules = rules
         self.keys = keys
@@ -150,7 +152,7 @@ class Ledger:
         known = self._logs.get(environment.name)
         if known is None:
             known = self._logs[environment.name] = Log(
-                self._store, self._writer, environment, self.rules, self._subscriptions
+                self._store, self._writer, environment, self.rules, self._subscriptions, self._audits
             )
         return known
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ledger import as_of, feed, finding, history, reads, statements
+from ledger.audits import Audits, RunAudit, audits_of, judge_by
 from ledger.errors import RunNotFound
 from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
@@ -185,11 +186,13 @@ class Log:
         environment: Environment,
         rules: Rules,
         subscriptions: Subscriptions,
+        audits: Audits,
     ) -> None:
         self._store = store
         self._writer = writer
         self._subscriptions = subscriptions
         self._environment = environment
+        self._audits = audits
         self.metadata_bytes_max = rules.metadata_bytes_max
 
     @property
@@ -336,7 +339,8 @@ class Log:
         Runs, newest first unless another order is asked for.
 
         Args:
-            limit: At most this many. A page also ends, and says so, once it has looked at 100,000 runs.
+            limit: At most this many. A page also ends, and says so, once it has looked at 100,000 runs, or folded
+                20,000 events to see whether runs stall or went backwards.
             after: Begin behind this cursor, which an earlier page named: a run id in the order of creation.
             before: End in front of this cursor, with the nearest ones, instead.
             wanted: Which runs.
@@ -347,7 +351,23 @@ class Log:
             BadCursor: `after` or `before` leads nowhere.
         """
         listing = Listing(limit=limit, after=after, before=before, wanted=wanted, sort=sort, within=within)
-        return await self._store.read(lambda reader: finding.runs(reader, self._environment.id, listing))
+        judge = judge_by(self._audits, self.now) if wanted.asks_for_verdicts else None
+        return await self._store.read(lambda reader: finding.runs(reader, self._environment.id, listing, judge))
+
+    async def audits(self, run_ids: Sequence[str]) -> dict[str, RunAudit | None]:
+        """
+        The progress of some runs in short, by their ids; ids of no run are left out.
+
+        What was folded for it is kept, so that asking again costs little. None stands for a run that has many
+        events which are yet to be folded: ask again.
+
+        Args:
+            run_ids: At most a few hundred.
+        """
+        now = self.now()
+        return await self._store.read(
+            lambda reader: audits_of(reader, self._environment.id, [*run_ids], self._audits, now)
+        )
 
     async def runs_as_of(
         self,
@@ -428,8 +448,9 @@ class Log:
             BadCursor: `after` is a place in another log, or one that this log has not reached.
         """
         start = 0 if after is None else after
+        judged = self._judged(selection)
         return await self._store.read(
-            lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=selection)
+            lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=judged)
         )
 
     async def subscribe(
@@ -452,7 +473,7 @@ class Log:
             found = await feed.place(reader, self._environment.id, after)
             return replace(found, position=0) if from_start else found
 
-        return await self._subscriptions.open(self._environment, find, selection)
+        return await self._subscriptions.open(self._environment, find, self._judged(selection))
 
     async def follow(self, run_id: str, *, after: int | None = None, key: Path | None = None) -> Subscription:
         """
@@ -656,6 +677,12 @@ class Log:
         )
         assert not isinstance(outcome, Replayed)
         return Erased(run_id, outcome.run.version, outcome.redacted)
+
+    def _judged(self, selection: Selection) -> Selection:
+        """A selection that can ask for the progress of runs, where it has to."""
+        if selection.runs is None or not selection.runs.asks_for_verdicts:
+            return selection
+        return replace(selection, judge=judge_by(self._audits, self.now))
 
     async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
         return await self._writer.submit(self._environment, Write(command, caller, idempotency))

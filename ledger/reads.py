@@ -1,5 +1,6 @@
 """Reading the log: heads, past states, events. Each function works within one consistent view."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -122,6 +123,12 @@ async def head(reader: Reader, environment_id: int, run_id: str) -> Head:
     if row is None or row["run_id"] != run_id:  # SQLite looks an id up to its first NUL only.
         raise RunNotFound(run_id)
     return read_head(row)
+
+
+async def heads(reader: Reader, environment_id: int, run_ids: Sequence[str]) -> list[Head]:
+    """The heads of those of these runs that exist."""
+    rows = await reader.rows(statements.HEADS, environment_id=environment_id, values=values.dump([*run_ids]))
+    return [read_head(row) for row in rows if row["run_id"] in run_ids]
 
 
 async def head_by_key(reader: Reader, environment_id: int, run_key: int) -> Head:

@@ -303,9 +303,7 @@ def _narrowed(narrowing: Narrowing, *, without: Container[str] = ()) -> list[Col
 _between_keys = runs.c.run_key > bindparam("low"), runs.c.run_key < bindparam("high")
 
 
-def _keys_of_one(
-    narrowing: Narrowing, values: Mapping[str, str], *, newest_first: bool, limited: bool
-) -> Select[Any]:
+def _keys_of_one(narrowing: Narrowing, values: Mapping[str, str], *, newest_first: bool) -> Select[Any]:
     """Keys of the runs with one value in each of some columns; *values* name the parameters by the columns."""
     if "tag" in values:
         key: Column[int] = run_tags.c.run_key
@@ -328,9 +326,7 @@ def _keys_of_one(
             *_between_keys,
             *_narrowed(narrowing, without=values),
         )
-    if limited:
-        page = page.order_by(key.desc() if newest_first else key.asc()).limit(bindparam("count"))
-    return page
+    return page.order_by(key.desc() if newest_first else key.asc()).limit(bindparam("count"))
 
 
 @lru_cache(FILTERS_KEPT)
@@ -347,10 +343,7 @@ def run_keys(
             read, however many there are. Without branches the runs are looked at one after the other.
         newest_first: From `high` downwards.
     """
-    found = [
-        _keys_of_one(narrowing, dict(branch), newest_first=newest_first, limited=True)
-        for branch in branches or ((),)
-    ]
+    found = [_keys_of_one(narrowing, dict(branch), newest_first=newest_first) for branch in branches or ((),)]
     if len(found) == 1:
         return found[0]
     either = union(*(select(branch.subquery().c.run_key) for branch in found)).subquery()
@@ -358,46 +351,38 @@ def run_keys(
     return select(key).order_by(key.desc() if newest_first else key.asc()).limit(bindparam("count"))
 
 
-@lru_cache(FILTERS_KEPT)
-def updated_run_keys(
-    narrowing: Narrowing, branches: tuple[tuple[tuple[str, str], ...], ...], *, newest_first: bool
-) -> Select[tuple[int, int]]:
-    """
-    Keys of runs above `low` and below `high`, each with its `place`, the position of its last event, above `after`
-    and below `before`; `count` of them in the order of their last events. All of them are looked up for it.
+_of_last_event = (
+    (runs.c.environment_id == events.c.environment_id)
+    & (runs.c.run_key == events.c.run_key)
+    & (runs.c.version == events.c.version)
+)
 
-    Args:
-        narrowing: Which runs.
-        branches: As in `run_keys`.
-        newest_first: From `before` downwards.
-    """
-    chosen = union(
-        *(
-            _keys_of_one(narrowing, dict(branch), newest_first=newest_first, limited=False)
-            for branch in branches or ((),)
-        )
-    )
-    return _last_events(newest_first=newest_first).where(runs.c.run_key.in_(chosen))
+# The positions of the last events of these runs, in no order. `values` is a list of run keys.
+LAST_POSITIONS = (
+    select(events.c.position.label("place"), runs.c.run_key)
+    .select_from(runs)
+    .join(events, _of_last_event)
+    .where(runs.c.environment_id == _environment, _any_of_values(runs.c.run_key))
+)
 
 
 @lru_cache
 def last_events(*, newest_first: bool) -> Select[tuple[int, int]]:
-    """As `updated_run_keys`, of all runs, found among the events between `after` and `before`."""
-    return _last_events(newest_first=newest_first).where(*_between_keys)
-
-
-def _last_events(*, newest_first: bool) -> Select[tuple[int, int]]:
+    """
+    Keys of runs above `low` and below `high`, each with its `place`, the position of its last event, above `after`
+    and below `before`; `count` of them in the order of their last events, from `before` downwards or upwards.
+    """
     place = events.c.position
     return (
         select(place.label("place"), runs.c.run_key)
         .select_from(events)
-        .join(
-            runs,
-            (runs.c.environment_id == events.c.environment_id)
-            & (runs.c.run_key == events.c.run_key)
-            & (runs.c.version == events.c.version),
+        .join(runs, _of_last_event)
+        .where(
+            events.c.environment_id == _environment,
+            place > bindparam("after"),
+            place < bindparam("before"),
+            *_between_keys,
         )
-        .where(events.c.environment_id == _environment, place > bindparam("after"), place < bindparam("before"))
         .order_by(place.desc() if newest_first else place.asc())
         .limit(bindparam("count"))
     )
@@ -411,8 +396,8 @@ RECORDED_AT_POSITION = select(events.c.recorded_at).where(
 
 @lru_cache(FILTERS_KEPT)
 def chosen_heads(
-    narrowing: Narrowing, patterns: tuple[int, ...], *, updated: bool, past: bool
-) -> Select[tuple[object, ...]]:
+    narrowing: Narrowing, patterns: tuple[int, ...], *, updated: bool, past: bool, metadata_only: bool
+) -> Select[Any]:
     """
     Those of the heads with the keys `values`, a list, that may be wanted, in no order.
 
@@ -424,7 +409,13 @@ def chosen_heads(
         updated: Last changed between `updated_since` and `updated_until`.
         past: Neither of these, nor `status`, is asked of what has changed since the moment `at`: it was another
             run then.
+        metadata_only: Only the keys and the metadata of them.
     """
+    heads: Select[Any] = _heads()
+    if metadata_only:
+        heads = select(runs.c.run_key, runs.c.metadata, runs.c.size_bytes).where(
+            runs.c.environment_id == _environment
+        )
     now = [
         or_(
             *(
@@ -443,7 +434,7 @@ def chosen_heads(
     if past and now:
         now = [or_(runs.c.updated_at > bindparam("at"), and_(*now))]
     of_life = {"status"} if past else ()
-    return _heads().where(_any_of_values(runs.c.run_key), *_narrowed(narrowing, without=of_life), *now)
+    return heads.where(_any_of_values(runs.c.run_key), *_narrowed(narrowing, without=of_life), *now)
 
 
 # The newest run with a key up to `run`: a probe of the search for those that existed at a moment.

@@ -98,8 +98,7 @@ class Subscription:
             if self._closed:
                 raise SubscriptionEnded
             tail = self._tail
-            # Whether an event is about a key cannot be told from the event alone.
-            if self._position < (tail.start if self._selection.key is None else tail.end):
+            if self._position < (tail.end if self._selection.needs_log else tail.start):
                 found = await self._read()
             elif self._position < tail.end:
                 found = self._take()

@@ -2,6 +2,15 @@
 
 from projections.progress.answer import ProgressAudit
 from projections.progress.fold import AttemptChoice, ProgressFold, audit_progress
+from projections.progress.outlook import Outlook
 from projections.progress.scales import ScaleChoice, parse_scale
 
-__all__ = ["AttemptChoice", "ProgressAudit", "ProgressFold", "ScaleChoice", "audit_progress", "parse_scale"]
+__all__ = [
+    "AttemptChoice",
+    "Outlook",
+    "ProgressAudit",
+    "ProgressFold",
+    "ScaleChoice",
+    "audit_progress",
+    "parse_scale",
+]

@@ -15,12 +15,14 @@ from projections.paths import Path
 from projections.progress.answer import ProgressAudit
 from projections.progress.judgement import Stretch, judge, without_key
 from projections.progress.keys import changed_member, keys_in
+from projections.progress.outlook import Outlook, outlook_of
 from projections.progress.scales import ScaleChoice
 from projections.progress.series import Occurrence, Series, occurrence
 from projections.progress.states import STATE_KEYS, StateTimes
 from projections.times import Microseconds
 from projections.values import JsonObject
 
+ROW_BYTES = 56  # bytes of a change of a key
 KEYS_MAX = 8  # progress keys that are followed until it is known which one is taken
 
 AttemptChoice = Literal["current", "all"] | int
@@ -70,6 +72,7 @@ class ProgressFold:
         self._states = [StateTimes(state_key) for state_key in STATE_KEYS]
         self._run_id = ""
         self._version = 0
+        self._heard: Microseconds = 0  # When the last event was recorded.
         self._status = Status.QUEUED
         self._last_attempt = 0
         self._has_begun = False
@@ -80,7 +83,7 @@ class ProgressFold:
     def add(self, event: Event) -> None:
         """Take the next event of the stream."""
         before, self._metadata = self._metadata, metadata_after(self._metadata, event.body)
-        self._run_id, self._version = event.run_id, event.version
+        self._run_id, self._version, self._heard = event.run_id, event.version, event.recorded_at
         when = occurrence(event)
         is_new = event.attempt > self._last_attempt
         self._last_attempt = max(self._last_attempt, event.attempt)
@@ -108,9 +111,7 @@ class ProgressFold:
             scale: How to read the key, None to tell from its values.
             stall_after_s: Seconds without movement that make a stall, None to tell from the run's rhythm.
         """
-        series = min((one for one in self._series.values() if len(one)), key=_preference, default=None)
-        is_last = not isinstance(self._choice, int) or self._choice >= self._last_attempt
-        is_open = is_last and self._has_begun and not self._status.is_finished
+        series, is_open = self._chosen(), self._is_open()
         end = self._end(series, now if is_open else None)
         stretch = Stretch(
             run_id=self._run_id,
@@ -131,6 +132,28 @@ class ProgressFold:
         if series is None:
             return without_key(stretch, self._why_none())
         return judge(series, stretch, scale, stall_after_s)
+
+    def outlook(self) -> Outlook:
+        """What can be said in short, which holds until the next event."""
+        series = self._chosen()
+        return Outlook() if series is None else outlook_of(series, self._heard, is_open=self._is_open())
+
+    @property
+    def version(self) -> int:
+        """The version up to which the events came in, 0 before the first."""
+        return self._version
+
+    @property
+    def weight_bytes(self) -> int:
+        """About how many bytes the numbers take that are kept."""
+        return sum(ROW_BYTES * len(series) for series in self._series.values())
+
+    def _chosen(self) -> Series | None:
+        return min((one for one in self._series.values() if len(one)), key=_preference, default=None)
+
+    def _is_open(self) -> bool:
+        is_last = not isinstance(self._choice, int) or self._choice >= self._last_attempt
+        return is_last and self._has_begun and not self._status.is_finished
 
     def _attempt(self) -> int | None:
         match self._choice:

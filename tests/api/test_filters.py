@@ -13,7 +13,7 @@ from api.filters import NAMES, PARAMETERS, run_filter
 from projections import values
 from projections.filters import OPERATORS, MetadataCondition, RunFilter, Span
 from projections.paths import Path
-from tests.api.service import BEGINNING, SECOND, Service, problem
+from tests.api.service import BEGINNING, SECOND, Service, operation, problem
 from tests.strategies import json_values, keys
 
 MILLISECONDS = BEGINNING // 1_000
@@ -211,3 +211,131 @@ def test_every_parameter_is_described_and_can_be_read() -> None:
     (conditions,) = (one for one in PARAMETERS if one.name not in NAMES)
     assert all(operator in conditions.form for operator in OPERATORS)
     assert json.dumps([one.name for one in PARAMETERS])
+
+
+# --- progress ---
+
+
+def with_progress(api: Service, query: str = "") -> dict[str, Any]:
+    response = api.get(f"/api/v1/runs?include=progress{query}")
+    assert response.status_code == 200, response.text
+    return {run["id"]: run["progress"] for run in response.json()["data"]}
+
+
+@pytest.fixture
+def going(api: Service) -> Service:
+    """A run that moves, one that stands still after it went back, and one without progress."""
+    api.create("moving", status="EXECUTING", metadata={"progress": 0})
+    api.create("stuck", status="EXECUTING")
+    api.create("none")
+    for step in range(1, 5):
+        api.now += 10 * SECOND
+        api.put("moving", {"operations": [operation("set", "progress", step / 10)], "actor": "ann"})
+        if step < 4:
+            value = 0.1 if step == 3 else step / 10
+            api.put("stuck", {"operations": [operation("set", "progress", value)]})
+    api.now += 300 * SECOND
+    api.put("moving", {"operations": [operation("set", "progress", 0.5)], "actor": "ann"})
+    return api
+
+
+def test_the_list_shows_the_progress_of_each_run_where_it_is_asked_for(going: Service) -> None:
+    found = with_progress(going)
+    assert found["moving"] == {
+        "pending": False,
+        "key": "progress",
+        "fraction": 0.5,
+        "stalled": False,
+        "regressed": False,
+        "regressions": 0,
+        "stillSince": "2023-11-14T22:19:00.000000Z",
+        "lastEvent": {
+            "version": 6,
+            "type": "metadata.set",
+            "key": "progress",
+            "actor": "ann",
+            "recordedAt": "2023-11-14T22:19:00.000000Z",
+        },
+    }
+    assert {name: found["stuck"][name] for name in ("fraction", "stalled", "regressed", "regressions")} == {
+        "fraction": 0.1,
+        "stalled": True,
+        "regressed": True,
+        "regressions": 1,
+    }
+    assert {"key", "fraction", "stillSince"} & found["none"].keys() == set()
+    assert found["none"]["lastEvent"]["type"] == "run.created"
+    assert all("progress" not in run for run in going.get("/api/v1/runs").json()["data"])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([("filter[stalled]", "true")], ["stuck"]),
+        ([("filter[stalled]", "false")], ["none", "moving"]),
+        ([("filter[regressed]", "true")], ["stuck"]),
+        (
+            [("filter[regressed]", "false"), ("filter[stalled]", "false"), ("sort", "createdAt")],
+            ["moving", "none"],
+        ),
+        ([("filter[regressed]", "true"), ("filter[stalled]", "false")], []),
+        ([("filter[stalled]", "true"), ("sort", "-updatedAt")], ["stuck"]),
+        ([("filter[stalled]", "true"), ("filter[status]", "COMPLETED")], []),
+    ],
+)
+def test_verdicts_of_the_audit_are_filters(
+    going: Service, pairs: list[tuple[str, str]], expected: list[str]
+) -> None:
+    assert listed(going, *pairs) == expected
+    assert [*with_progress(going, f"&{urlencode(pairs)}")] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("include=metadata", "include can only be progress"),
+        ("include=progress&asOf=2023-11-14T22:13:20Z", "leave out asOf"),
+        ("filter[stalled]=true&asOf=2023-11-14T22:13:20Z", "leave out asOf"),
+        ("filter[regressed]=yes", "filter[regressed] is true or false"),
+    ],
+)
+def test_progress_is_asked_for_in_one_way_only(going: Service, query: str, words: str) -> None:
+    assert words in problem(going.get(f"/api/v1/runs?{query}"), 400)["detail"]
+
+
+# --- the feed ---
+
+
+def fed(api: Service, query: str) -> list[tuple[str, int]]:
+    """Run and version of every event of the feed that is wanted, page by page."""
+    found: list[tuple[str, int]] = []
+    after = ""
+    while True:
+        response = api.get(f"/api/v1/events?limit=3{after}&{query}")
+        assert response.status_code == 200, response.text
+        page = response.json()
+        found += [(event["runId"], event["version"]) for event in page["data"]]
+        if not page["pagination"]["hasMore"]:
+            return found
+        after = f"&after={page['pagination']['next']}"
+
+
+def test_the_feed_takes_the_filters_of_the_list_and_judges_runs_as_they_stand(told: Service) -> None:
+    told.put("r1", {"operations": [operation("set", "$.status.state", "running")]})
+    told.put("r0", {"operations": [operation("set", "$.status.state", "done")]})
+    running = urlencode([where("$.status.state", "running")])
+    assert fed(told, running) == [("r1", 1), ("r3", 1), ("r1", 2)]
+    assert fed(told, f"{running}&filter[status]=executing&tag=t3") == [("r3", 1)]
+    assert fed(told, f"{running}&run=r0") == []
+    assert fed(told, f"{running}&run=r1") == [("r1", 1), ("r1", 2)]
+    assert fed(told, f"{running}&key=$.status.state&filter[tag]=t1,t0") == [("r1", 1), ("r1", 2)]
+    assert fed(told, "filter[parent]=r0&filter[updatedAt][period]=4s") == [("r1", 1), ("r3", 1), ("r1", 2)]
+    assert fed(told, "filter[queue]=q") == []
+    assert fed(told, "filter[stalled]=true") == []
+    assert [run for run, _ in fed(told, "filter[regressed]=false")] == ["r0", "r1", "r2", "r3", "r1", "r0"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/events/live"])
+def test_a_bad_filter_of_the_feed_is_400(told: Service, path: str) -> None:
+    for query in ("filter[metadata][a][gtee]=1", "filter[status]=nope", "filter[nope]=1", "sort=createdAt"):
+        problem(told.get(f"{path}?{query}"), 400)

@@ -732,6 +732,7 @@ PARAMETERS = {
     "filter[stalled]": "false",
     "filter[regressed]": "false",
     "filter[isTest]": "false",
+    "include": "progress",
     "sort": "createdAt",
     "asOf": "2100-01-01T00:00:00Z",
 }

@@ -113,6 +113,31 @@ async def test_opening_again_changes_nothing(open_ledger: Callable[..., Any], da
     assert not list(database.path.parent.glob("*-wal"))
 
 
+async def test_a_database_of_the_first_tables_is_brought_up_to_date_with_the_tags_of_its_runs(
+    open_ledger: Callable[..., Any], database: Database
+) -> None:
+    ledger = await open_ledger()
+    tags = [(), ("a", "ü"), ("a\x00b", 'q"'), ("a",)]
+    for environment in ("dev", "prod"):
+        for number, some in enumerate(tags):
+            await create(await ledger.log(environment), f"run_{number}", tags=some)
+    await ledger.close()
+    newest, stored = described(database.path), database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3")
+    assert len(stored) == 10
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.execute("DROP TABLE run_tags")
+        for name in ("status", "task", "parent", "root", "batch"):
+            connection.execute(f"DROP INDEX runs_by_{name}")
+        connection.execute(
+            "CREATE INDEX runs_by_parent ON runs (environment_id, parent_key) WHERE parent_key IS NOT NULL"
+        )
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.commit()
+    await (await open_ledger()).close()
+    assert described(database.path) == newest
+    assert database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3") == stored
+
+
 async def test_a_newer_database_is_refused_with_a_way_out(
     open_ledger: Callable[..., Any], database: Database
 ) -> None:

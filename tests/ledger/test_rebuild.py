@@ -13,6 +13,7 @@ from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.rebuild import Discrepancy, compare
 from ledger.sqlite import inspect_file
+from projections.filters import RunFilter
 from projections.lifecycle import Status
 from projections.operations import Increment
 from projections.paths import parse_key
@@ -173,3 +174,26 @@ async def test_repairs_and_writes_do_not_disturb_each_other(
         await ledger.repair(difference)
     check_sound(database.path)
     assert log.current("child").text == '{"n":170}'
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM run_tags",
+        "UPDATE run_tags SET tag = 'x'",
+        "INSERT INTO run_tags VALUES (1, 2, '\"x\"')",
+    ],
+)
+async def test_the_tags_that_runs_are_found_by_come_back(
+    ledger: Ledger, log: Log, database: Database, clock: Clock, edit: str
+) -> None:
+    await fill(log, clock)
+    before = database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3")
+    assert len(before) == 1
+    alter(database, edit)
+    (difference,) = differences(database)
+    assert difference.is_repairable
+    await ledger.repair(difference)
+    assert database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3") == before
+    check_sound(database.path)
+    assert [run.id for run in (await log.runs(limit=5, wanted=RunFilter(tags=("t",)))).items] == ["root"]

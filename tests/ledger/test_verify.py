@@ -206,6 +206,24 @@ def test_it_fails_after_any_single_edit(
         opened.execute("ROLLBACK")
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM run_tags WHERE tag = '\"t\"'",
+        "UPDATE run_tags SET tag = '\"T\"' WHERE tag = '\"t\"' AND environment_id = 2",
+        "UPDATE run_tags SET tag = CAST(tag AS BLOB) WHERE environment_id = 1",
+        "UPDATE run_tags SET run_key = run_key + 1",
+        "UPDATE run_tags SET run_key = 99",
+        "UPDATE run_tags SET run_key = run_key + 0.5",
+        "INSERT INTO run_tags VALUES (1, 2, '\"x\"')",
+        "INSERT INTO run_tags VALUES (1, 0, '\"x\"')",
+    ],
+)
+def test_it_fails_when_the_tags_that_runs_are_found_by_are_others(altered: Altered, edit: str) -> None:
+    altered.connection.execute(edit)
+    assert any("tag" in fault for fault in altered.faults())
+
+
 def _is_still_true(connection: sqlite3.Connection, place: tuple[str, str], rowid: int) -> bool:
     """A snapshot may be moved to a version at which the metadata was the same; it tells no lie there."""
     if place != ("snapshots", "version"):

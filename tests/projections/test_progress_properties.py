@@ -13,7 +13,7 @@ from projections import values
 from projections.events import Body, RunCreated, RunStatusChanged, RunTagged
 from projections.lifecycle import Status
 from projections.operations import Increment, Update
-from projections.progress import ProgressAudit
+from projections.progress import ProgressAudit, ProgressFold
 from projections.progress.course import UNUSUAL_MIN
 from tests.projections.progress_histories import SECOND, START, Run, reported, stalls
 from tests.strategies import History, histories, thorough
@@ -82,6 +82,26 @@ def test_any_history_has_a_sound_audit(
     assert_sound(audit)
     assert audit == run.audit(now=now, **options)
     values.dump(audit.answer())
+
+
+@thorough
+@given(hostile_runs(), st.sampled_from([0, 1, 299, 301, 5_000, 1e5, 1e9]))
+def test_the_outlook_says_what_the_audit_would_say_at_any_later_moment(run: Run, later: float) -> None:
+    fold = ProgressFold()
+    for event in run.events:
+        fold.add(event)
+    outlook = fold.outlook()
+    now = run.events[-1].recorded_at + round(later * SECOND)
+    audit = fold.audit(now=now)
+    assert outlook.is_stalled(now) is (audit.condition == "stalled")
+    assert outlook.regressions == audit.counts.regressions
+    assert outlook.key == audit.key
+    assert outlook.fraction == (None if audit.current is None else audit.current.fraction)
+    assert fold.outlook() == outlook
+    if outlook.stalls_after is not None:
+        for moment in (outlook.stalls_after, outlook.stalls_after + 1):
+            if moment >= run.events[-1].recorded_at:
+                assert outlook.is_stalled(moment) is (fold.audit(now=moment).condition == "stalled")
 
 
 def assert_sound(audit: ProgressAudit) -> None:

@@ -265,7 +265,7 @@ def takes(wanted: RunFilter, run: Run, reach: Reach | None, runs: dict[str, Run]
 @pytest.fixture(params=["small chunks", "large chunks"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small chunks":
-        small = {"CHUNK": 3, "CHUNK_FIRST": 2, "HEADS_AT_ONCE": 2, "COUNTED_MAX": 4, "WINDOW": 5}
+        small = {"CHUNK": 3, "CHUNK_FIRST": 2, "HEADS_MIN": 1, "HEADS_MAX": 2, "COUNTED_MAX": 4, "WINDOW": 5}
         for name, bound in small.items():
             monkeypatch.setattr(finding, name, bound)
 
