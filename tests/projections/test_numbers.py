@@ -16,7 +16,7 @@ KEYS = ("a", "b", "$.a.b", "$.a.0")
 
 @given(histories(), st.sampled_from(KEYS))
 def test_a_chart_shows_each_change_of_the_number_and_nothing_else(history: History, key: str) -> None:
-    events = recorded([*parsed(history.operations)])
+    events = recorded([*history.operations])
     path = parse_key(key)
     fold = NumberFold(path)
     for event in events:
