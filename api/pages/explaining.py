@@ -87,5 +87,5 @@ async def explanation_of(log: Log, run_id: str, key: Path | None, version: int) 
                 wiped_by=wiped_by,
             )
         )
-    value = None if isinstance(found.value, Absent) else cut(json_text(found.value), 4 * TEXT_CHARACTERS_MAX)
+    value = None if isinstance(found.value, Absent) else cut(json_text(found.value), 3 * TEXT_CHARACTERS_MAX)
     return ExplanationShown(shown(str(key)), value, causes[::-1], found.previous is not None)
