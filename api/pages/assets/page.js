@@ -399,6 +399,8 @@ writeTimes();
 setInterval(writeTimes, 1000);
 if (page) {
   follow();
+  // Standing still is no event, and yet there comes a moment from which it is a stall.
+  setInterval(() => source && !document.hidden && happened(), 30000);
   const proof = main.querySelector('a[data-go="proof"]');
   if (proof && Number(main.dataset.last) <= 20000) go(proof.href, "proof", false);
 }
