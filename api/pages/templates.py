@@ -16,6 +16,8 @@ from starlette.responses import Response
 from api.pages import words
 from api.pages.assets import asset_path
 from api.sessions import Sessions
+from ledger.keys import ApiKey
+from ledger.log import Log
 
 POLICY = "; ".join(
     (
@@ -74,12 +76,12 @@ def _session(request: Request) -> dict[str, Any]:
     """Who has signed in, and what a form must carry."""
     sessions: Sessions | None = request.scope.get("run_ledger.sessions")
     session: str | None = request.scope.get("run_ledger.session")
-    key = request.scope.get("run_ledger.key")
-    signed_in = sessions is not None and session is not None and key is not None
-    log = request.scope.get("run_ledger.log")
+    key: ApiKey | None = request.scope.get("run_ledger.key")
+    log: Log | None = request.scope.get("run_ledger.log")
+    is_in = key is not None or request.scope.get("run_ledger.is_open", True)
     return {
-        "environment": getattr(log, "environment", None) if signed_in or key is None else key.environment.name,
-        "key_name": key.name if signed_in and key is not None else None,
+        "environment": log.environment if is_in and log is not None else None,
+        "key_name": key.name if session is not None and key is not None else None,
         "csrf": sessions.token(session) if sessions is not None and session is not None else None,
     }
 

@@ -13,7 +13,7 @@ from projections.paths import key_of
 from projections.size import size_bytes
 from projections.values import JsonObject
 
-NODES_MAX = 2_000  # values that one page shows; a tree of more is no longer read
+NODES_MAX = 1_000  # values that one page shows; a tree of more is no longer read
 MEMBERS_MAX = 200  # values of one object or list that are shown
 OPEN_MEMBERS_MAX = 40  # values that an object or list has at most to be shown unfolded
 OPEN_LEVELS = 3  # levels that are unfolded
