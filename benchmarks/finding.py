@@ -2,9 +2,9 @@
 Question: what does it cost to find runs among 100,000, beside a page that asks for nothing?
 
 Workload: one database with 100,000 runs of five tasks, and a rare one; every run has a tag of its user, of whom
-there are 1,000, and one that all have; 50 run, the others are over; the metadata has 260 bytes. One run has 100,000
-events on top, so that the order of changes has something to pass. Pages of 25 runs: of a status, a task, a tag, or
-several; conditions on metadata that half of the runs, one or none matches; and in the order of changes.
+there are 1,000, and one that all have; 50 run, the others are over; the metadata has 260 bytes. One run has
+100,000 events on top, so that the order of changes has something to pass. Pages of 25 runs: of a status, a task, a
+tag, or several; conditions on metadata that half of the runs, one or none matches; and in the order of changes.
 
 In process, without HTTP. The ratio is to the page without a filter, measured in turn with each.
 """

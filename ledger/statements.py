@@ -71,7 +71,12 @@ def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_
 
 def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
     """The column equals one of `values`, a list: a single parameter, so that the text never changes."""
-    return column.in_(select(func.json_each(bindparam("values", type_=Text)).table_valued("value").c.value))
+    return _any_of_list(column, "values")
+
+
+def _any_of_list(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """As `_any_of_values`, of the parameter *name*."""
+    return column.in_(select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value))
 
 
 def like_pattern(text: str) -> str:
@@ -268,11 +273,6 @@ class Narrowing:
 
     lists: frozenset[str] = frozenset()
     reach: bool = False
-
-
-def _any_of_list(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    """As `_any_of_values`, of the parameter *name*."""
-    return column.in_(select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value))
 
 
 def _tagged_any_of(name: str) -> ColumnElement[bool]:

@@ -113,7 +113,8 @@ def conditions(draw: st.DrawFn, states: Sequence[Any]) -> MetadataCondition:
             here = here.get(name)
         elif isinstance(here, list):
             here = here[int(name)] if name.isdecimal() and int(name) < len(here) else None
-    value = st.one_of(st.just(here), st.sampled_from(ODD_VALUES), scalars(), json_values())
+    other = st.one_of(st.sampled_from(ODD_VALUES), scalars(), json_values())
+    value = st.sampled_from([True, True, False]).flatmap(lambda same: st.just(here) if same else other)
     operator = draw(st.sampled_from(OPERATORS))
     wanted: Any
     if operator == "exists":
