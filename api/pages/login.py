@@ -46,7 +46,8 @@ async def sign_in(request: Request) -> Response:
     form = await _read(request)
     wanted = _local(form.wanted)
     known = cookie_of(request.scope, FORM_COOKIE)
-    if known is None or not hmac.compare_digest(known.encode(), form.token.encode()):
+    is_ours = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"  # Old browsers do not say.
+    if known is None or not is_ours or not hmac.compare_digest(known.encode(), form.token.encode()):
         return _form(request, wanted, "The form was too old, or came from elsewhere. Please try again.", 403)
     sessions: Sessions | None = request.scope.get("run_ledger.sessions")
     ledger: Ledger = request.scope["run_ledger.ledger"]

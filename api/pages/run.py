@@ -18,7 +18,7 @@ from api.pages import query
 from api.pages.changes import lines_between
 from api.pages.charts import POINTS_MAX, number_chart, progress_chart
 from api.pages.explaining import explanation_of
-from api.pages.runs import children_of
+from api.pages.runs import children_of, listed
 from api.pages.templates import page
 from api.pages.timeline import timeline_of
 from api.pages.tree import tree_of
@@ -80,6 +80,8 @@ async def show(request: Request) -> Response:
     if "proof" in parts:
         context["proof"] = await log.verify(run_id) if request.query_params.get("proof") == "1" else None
     if "family" in parts:
+        above = [run for run in (details.root, details.parent) if run is not None]
+        context["above"] = {one.run.id: one.fraction for one in await listed(log, above)}
         context["children"], context["more_children"] = await children_of(request, log, run_id)
     return page(request, "run.html", context)
 

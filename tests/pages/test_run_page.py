@@ -159,6 +159,27 @@ def test_refusals_attempts_and_what_children_did_are_marked(shown: Server, open_
     expect(page.locator(".events .chip")).to_have_text("from child child-0")
 
 
+def test_a_run_is_shown_with_those_above_and_below_it_and_how_far_they_are(
+    shown: Server, scenes: Scenes, open_page: Open
+) -> None:
+    page = open_page(f"{shown.url}/runs/parent-pipeline")
+    family = page.locator(".family li")
+    assert [" ".join(line.split()) for line in family.all_inner_texts()] == [
+        "child executing child-2 step 0 %",
+        "child executing child-1 step 40 %",
+        "child completed child-0 step 100 %",
+    ]
+    scenes.create("grandchild", "part", parentRunId="child-1")
+    family.nth(1).get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("child-1")
+    expect(family).to_have_count(2)
+    page.goto(f"{shown.url}/runs/grandchild")
+    assert [" ".join(line.split()) for line in family.all_inner_texts()] == [
+        "root executing parent-pipeline pipeline 33 %",
+        "parent executing child-1 step 40 %",
+    ]
+
+
 @pytest.mark.parametrize(
     ("run", "badge", "meaning"),
     [

@@ -182,6 +182,8 @@ def test_a_form_from_elsewhere_signs_nobody_in(api: Service) -> None:
         answer = api.request("POST", "/login", content=f"key={key.text}&token=guess", headers={**FORM, **headers})
         assert answer.status_code == 403
         assert COOKIE not in str(answer.headers)
+    assert sign_in(api, key.text, **{"Sec-Fetch-Site": "same-site"}).status_code == 403
+    assert sign_in(api, key.text, **{"Sec-Fetch-Site": "same-origin"}).status_code == 303
     assert (
         api.request("POST", "/login", content=b"key=1", headers={"Content-Type": "text/plain"}).status_code == 415
     )
@@ -254,6 +256,12 @@ def test_pages_and_assets_carry_what_protects_them(api: Service) -> None:
         assert "immutable" in answer.headers["cache-control"]
     for name in ("page.css", "..%2Frun.py", "page.000000000000.css"):
         assert problem(api.get(f"/assets/{name}"), 404)["code"] == "no-such-route"
+
+
+def test_the_form_tells_nobody_which_environments_there_are(api: Service) -> None:
+    Keyed(api, "prod")
+    assert 'class="environment"' not in api.get("/login").text
+    assert "prod" not in api.get("/login").text
 
 
 def test_a_page_refers_to_nothing_elsewhere_and_has_no_inline_code(api: Service) -> None:
