@@ -126,5 +126,12 @@ def test_a_restricted_key_sees_its_runs_only(closed: Server, key: str, open_page
     sign_in(page, narrow)
     expect(page.locator("main")).to_contain_text("guarded")
     assert "plain" not in page.locator("main").inner_text()
+    expect(page.locator("#connection")).to_have_text("every few seconds")  # The events of all runs are not for it.
+    scenes = Scenes(closed.url, key)
+    scenes.create("another", metadata={"progress": 0.25}, tags=["secret"])
+    scenes.create("hidden", metadata={"progress": 0.25})
+    scenes.close()
+    expect(page.locator(".runs > li")).to_have_count(2)
+    assert "hidden" not in page.locator("main").inner_text()
     page.goto(f"{closed.url}/runs/plain")
     expect(page.get_by_role("heading")).to_have_text("No such run")
