@@ -7,10 +7,12 @@ a name that points here), and refuses forwarded headers (a proxy in front would 
 
 The first key closes it for good. From then on every request shows a key, and the key alone says which environment
 it works on. Both are looked up with every request, so what another process did holds from the next one on.
+
+A browser shows a public token instead, which is signed with a key (`api/tokens.py`) and may do what both allow.
 """
 
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Hashable
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import cast
@@ -23,6 +25,7 @@ from api.problems import Problem, problem_of
 from api.rates import TOO_MANY, Rates
 from api.scopes import is_public
 from api.sessions import CSRF_HEADER, Sessions, cookie_of
+from api.tokens import BadToken, PublicToken, Tokens, is_token
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
 from ledger.ledger import Ledger
@@ -41,14 +44,26 @@ class Access:
         app: What answers the requests that may pass.
         ledger: Whose keys open it.
         log: The log of the environment that is served while there are no keys.
-        rate_limit: Requests a second that each key may make, 0 for any number.
+        rate_limit: Requests a second that each key may make, 0 for any number. The public tokens of a key have
+            as many of their own, all together: whoever holds one takes nothing from the key's owner.
+        tokens: The public tokens.
         sessions: Those of browsers that signed in, None where none can.
+        origins: Web pages of these origins may call while there are no keys, besides those of this machine.
     """
 
     def __init__(
-        self, app: ASGIApp, ledger: Ledger, log: Log, rate_limit: int, sessions: Sessions | None = None
+        self,
+        app: ASGIApp,
+        ledger: Ledger,
+        log: Log,
+        rate_limit: int,
+        tokens: Tokens,
+        sessions: Sessions | None = None,
+        origins: Collection[str] = (),
     ) -> None:
         self._app = app
+        self._tokens = tokens
+        self._origins = frozenset(origin.encode() for origin in origins)
         self._ledger = ledger
         self._log = log
         self._sessions = sessions
@@ -58,7 +73,7 @@ class Access:
         """Pass a request on, or say why not."""
         if scope["type"] == "http":
             try:
-                send = self._admit(scope, send)
+                send = await self._admit(scope, send)
             except Problem as problem:
                 await answer_to(scope, problem)(scope, receive, send)
                 return
@@ -67,13 +82,14 @@ class Access:
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope, send: Send) -> Send:
+    async def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
         scope["run_ledger.sessions"] = self._sessions
+        scope["run_ledger.tokens"] = self._tokens
         needs_no_key = is_public(scope["path"])
         try:
-            is_open = keys.is_open
+            is_open = await keys.is_open()
         except LedgerError:
             if not needs_no_key:
                 raise
@@ -81,24 +97,34 @@ class Access:
         scope["run_ledger.is_open"] = is_open
         if is_open or needs_no_key:
             if is_open:
-                _judge_origin(scope)
+                _judge_origin(scope, self._origins)
             scope["run_ledger.log"] = self._log
             return send
+        token: PublicToken | None = None
         try:
-            key = self._key_of_session(scope) or keys.admit(_shown_key(scope))
-        except KeyRefused as refused:
+            session = await self._key_of_session(scope)
+            if session is not None:
+                key = session
+            elif is_token(text := _shown_key(scope)):
+                key, token = await self._tokens.admit(text)
+            else:
+                key = await keys.admit(text)
+        except (KeyRefused, BadToken) as refused:
             raise _unauthorized(refused.code, str(refused), 'error="invalid_token"') from refused
         scope["run_ledger.key"] = key
+        scope["run_ledger.token"] = token
         scope["run_ledger.log"] = self._ledger.log_of(key.environment)
-        return send if self._rates is None else self._limit(self._rates, key, send)
+        if self._rates is None:
+            return send
+        return self._limit(self._rates, (key.environment.id, key.id, token is not None), send)
 
-    def _key_of_session(self, scope: Scope) -> ApiKey | None:
+    async def _key_of_session(self, scope: Scope) -> ApiKey | None:
         """The key that a browser signed in with, None where it shows no session or another key."""
         session = cookie_of(scope)
         if session is None or self._sessions is None or _shows_key(scope):
             return None
         try:
-            key = self._sessions.admit(session)
+            key = await self._sessions.admit(session)
             token = self._sessions.token(session).encode()
         except UnusableSecret as error:
             raise KeyRefused("no-secret", f"sessions cannot be checked: {error}") from error
@@ -113,9 +139,9 @@ class Access:
         scope["run_ledger.session"] = session
         return key
 
-    def _limit(self, rates: Rates, key: ApiKey, send: Send) -> Send:
-        """Count a request of a key; every answer to it says how many more there may be."""
-        remaining = rates.take((key.environment.id, key.id))
+    def _limit(self, rates: Rates, caller: Hashable, send: Send) -> Send:
+        """Count a request of a caller; every answer to it says how many more there may be."""
+        remaining = rates.take(caller)
         if remaining == TOO_MANY:
             raise rates.refusal()
         headers = rates.headers(remaining)
@@ -147,10 +173,10 @@ class Owner:
         await self._app(scope, receive, send)
 
 
-def may_stay(request: Request) -> bool:
+async def may_stay(request: Request) -> bool:
     """
-    Whether a request that goes on for long would be let in again: its key may have been revoked since, or the
-    first key of an open ledger made.
+    Whether a request that goes on for long would be let in again: its key may have been revoked since, its token
+    have expired, or the first key of an open ledger have been made.
 
     Raises:
         Unavailable: The database cannot be read.
@@ -159,7 +185,10 @@ def may_stay(request: Request) -> bool:
     if ledger is None:
         return True
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    return ledger.keys.is_open if key is None else ledger.keys.is_valid(key)
+    token: PublicToken | None = request.scope.get("run_ledger.token")
+    if token is not None and token.expires_at <= ledger.keys.now():
+        return False
+    return await ledger.keys.is_open() if key is None else await ledger.keys.is_valid(key)
 
 
 def is_loopback(host: str) -> bool:
@@ -200,9 +229,12 @@ def _unauthorized(code: str, detail: str, *challenge: str) -> Problem:
     return Problem(401, code, "An API key is needed", detail, headers=headers)
 
 
-def _judge_origin(scope: Scope) -> None:
+def _judge_origin(scope: Scope, origins: Collection[bytes]) -> None:
     """
     The rules of an open ledger.
+
+    A page of any other origin may make the browser of whoever works here send requests; what needs no preflight
+    would arrive. So its origin has to be of this machine, or one of those that the settings name one by one.
 
     Raises:
         Problem: The request came from elsewhere, or shows a key of another ledger.
@@ -213,6 +245,13 @@ def _judge_origin(scope: Scope) -> None:
             hosts.append(value)
         elif name == b"authorization":
             _refuse_key(value)
+        elif name == b"origin" and value not in origins and not _is_of_this_machine(value):
+            raise _refusal(
+                403,
+                "foreign-origin",
+                f"a web page of {value.decode('latin-1')!r} asks, which is none of this machine and none that "
+                "RUN_LEDGER_CORS_ORIGINS names",
+            )
         elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
             raise _refusal(
                 400,
@@ -241,6 +280,13 @@ def _names_this_machine(host: bytes) -> bool:
     """Judge one Host header; a client sends the same one with every request."""
     name, colon, port = host.decode("latin-1").rpartition(":")
     return is_loopback((name if colon and port.isdecimal() else host.decode("latin-1")).lower())
+
+
+@lru_cache(maxsize=64)
+def _is_of_this_machine(origin: bytes) -> bool:
+    """Judge one Origin header."""
+    scheme, _, host = origin.partition(b"://")
+    return scheme in {b"http", b"https"} and _names_this_machine(host)
 
 
 def _refusal(status: int, code: str, what: str) -> Problem:

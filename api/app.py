@@ -1,19 +1,21 @@
 """The application: which handler answers which route."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import events, health, history, live, metadata, progress, proof, runs
+from api import auth, batches, events, health, history, live, metadata, progress, proof, realtime, runs
 from api.access import Access, Owner
+from api.cors import Cors
 from api.pages.routes import PAGES
 from api.problems import HANDLERS
 from api.scopes import guarded
 from api.sessions import Sessions
 from api.streams import StreamLimits, Streams
+from api.tokens import Tokens
 from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.settings import RATE_LIMIT_DEFAULT
@@ -28,11 +30,22 @@ ROUTES = (
     Route("/api/v1/runs/{run_id}/metadata/explain", history.get_explanation, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/metadata/erase", proof.erase, methods=["POST"]),
     Route("/api/v1/runs/{run_id}/status", runs.set_status, methods=["POST"]),
+    Route("/api/v1/runs/{run_id}/tags", runs.add_tags, methods=["POST"]),
+    Route("/api/v2/runs/{run_id}/cancel", runs.cancel, methods=["POST"]),
     Route("/api/v1/tasks/{task:path}/trigger", runs.trigger, methods=["POST"]),
     Route("/api/v1/runs", runs.create, methods=["POST"]),
     Route("/api/v1/runs", runs.list_runs, methods=["GET"]),
     Route("/api/v3/runs/{run_id}", runs.retrieve, methods=["GET"]),
     Route("/api/v1/runs/{run_id}/verify", proof.get_verify, methods=["GET"]),
+    Route("/api/v3/batches", batches.create_batch, methods=["POST"]),
+    Route("/api/v3/batches/{batch_id}/items", batches.add_items, methods=["POST"]),
+    Route("/api/v2/batches/{batch_id}", batches.get_batch, methods=["GET"]),
+    Route("/api/v2/tasks/batch", batches.trigger_batch, methods=["POST"]),
+    Route("/realtime/v1/runs/{run_id}", realtime.run_feed, methods=["GET"]),
+    Route("/realtime/v1/runs", realtime.tags_feed, methods=["GET"]),
+    Route("/realtime/v1/batches/{batch_id}", realtime.batch_feed, methods=["GET"]),
+    Route("/api/v1/auth/jwt/claims", auth.claims, methods=["POST"]),
+    Route("/api/v1/auth/public-tokens", auth.create_public_token, methods=["POST"]),
     Route("/api/v1/events", events.get_events, methods=["GET"]),
     Route("/api/v1/events/live", live.feed_live, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
@@ -47,6 +60,7 @@ def create_app(
     rate_limit: int = RATE_LIMIT_DEFAULT,
     stream_limits: StreamLimits | None = None,
     master: Callable[[], bytes] | None = None,
+    cors_origins: Sequence[str] = (),
     for_owner: bool = False,
 ) -> Starlette:
     """
@@ -57,7 +71,9 @@ def create_app(
         log: The log of the environment that is served while there are no API keys.
         rate_limit: Requests a second that each key may make, 0 for any number.
         stream_limits: Bounds of live streams, the default ones unless given.
-        master: Answers the master secret, from which browsers' sessions are sealed; without it none can sign in.
+        master: The secret from which API keys are derived, asked for when a public token or a browser's
+            session is shown or made; without it there are neither.
+        cors_origins: Web pages of these origins may call, `*` for any; none by default.
         for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
     streams = Streams(stream_limits)
@@ -65,7 +81,15 @@ def create_app(
     door = (
         Middleware(Owner, log=log)
         if for_owner
-        else Middleware(Access, ledger=ledger, log=log, rate_limit=rate_limit, sessions=sessions)
+        else Middleware(
+            Access,
+            ledger=ledger,
+            log=log,
+            rate_limit=rate_limit,
+            tokens=Tokens(ledger.keys, master),
+            sessions=sessions,
+            origins=cors_origins,
+        )
     )
 
     @asynccontextmanager
@@ -82,4 +106,7 @@ def create_app(
     )
     app.state.streams = streams
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
+    if cors_origins:
+        # Around everything, so that a page can also read why it was refused, and that the server failed.
+        app.middleware_stack = Cors(app.build_middleware_stack(), cors_origins)
     return app

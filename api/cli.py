@@ -1,6 +1,5 @@
 """The command line: run-ledger."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -27,6 +26,8 @@ from ledger.errors import LedgerError, UnusableDatabase
 from ledger.master import UnusableSecret
 from ledger.settings import BadSettings, load_settings
 
+WORKERS_MAX = 64  # processes; more than a machine that needs no second one has processors
+
 cli = typer.Typer(
     name="run-ledger",
     help="Live metadata for running jobs, with the full history of every change.",
@@ -41,20 +42,29 @@ cli = typer.Typer(
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.", min=0, max=65_535)] = 8420,
+    workers: Annotated[
+        int, typer.Option(help="Processes that serve it together, on one database.", min=1, max=WORKERS_MAX)
+    ] = 1,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Serve the ledger over HTTP. Prints the address when it is ready; Ctrl-C stops it."""
     from api.server import serve as run_server  # noqa: PLC0415 - Other commands need no server.
+    from api.workers import serve_together  # noqa: PLC0415
+    from ledger.store import shown  # noqa: PLC0415
 
     settings = load_settings(database_url=database_url)
+    of_workers = "" if workers == 1 else f", {workers} workers"
 
     def ready(url: str) -> None:
         print(
-            f"Run Ledger is ready at {url} ({settings.database_url})",
+            f"Run Ledger is ready at {url} ({shown(settings.database_url)}{of_workers})",
             flush=True,
         )
 
-    run_server(settings, host, port, ready)
+    if workers == 1:
+        run_server(settings, host, port, ready)
+    else:
+        serve_together(settings, host, port, workers, ready)
 
 
 @cli.command()
@@ -99,18 +109,22 @@ def get(
 
 
 @cli.command()
-def migrate(database_url: DatabaseUrl = None) -> None:
-    """Bring the database's tables up to date. A server on SQLite does this by itself when it starts."""
-    from ledger.ledger import Ledger  # noqa: PLC0415 - Loads the database driver.
+def migrate(
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Then distribute the tables by environment (PostgreSQL with Citus)."),
+    ] = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Bring the database's tables up to date. On SQLite, a server does this by itself when it starts."""
+    from ledger import store  # noqa: PLC0415 - Loads the database driver.
 
-    settings = load_settings(database_url=database_url)
-
-    async def work() -> None:
-        ledger = await Ledger.open(settings.database_url)
-        await ledger.close()
-
-    asyncio.run(work())
-    print(f"{settings.database_url} is up to date")
+    url = load_settings(database_url=database_url).database_url
+    store.migrate(url)
+    print(f"{store.shown(url)} is up to date")
+    if distribute:
+        tables = store.distribute(url)
+        print(f"distributed now: {', '.join(tables)}" if tables else "every table was distributed already")
 
 
 finding_commands.add_to(cli)

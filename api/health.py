@@ -21,7 +21,7 @@ async def readyz(request: Request) -> Response:
     if not log_of(request).is_writing:
         raise _not_ready("the server is shutting down")
     try:
-        log_of(request).current("-")
+        await log_of(request).current("-")
     except RunNotFound:
         pass
     except Unavailable as error:

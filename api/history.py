@@ -61,7 +61,7 @@ async def get_diff(request: Request) -> Response:
     if to_run is not None and not RUN_ID.fullmatch(to_run):
         raise bad_request("bad-parameter", "toRun must be the id of a run")
     if to_run is not None:
-        scopes.judge_other_run(request, to_run)
+        await scopes.judge_other_run(request, to_run)
     start, end = point(request, "from"), point(request, "to")
     if to_run is None and start == Point():
         start = Point(version=1)

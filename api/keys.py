@@ -9,9 +9,10 @@ from api.client import Failed
 from ledger.errors import KeyNotFound
 from ledger.keyring import NewKey
 from ledger.keys import ApiKey, parse_scopes, refuse_expiry, refuse_name, state_at
-from ledger.ledger import Ledger, missing_file, sqlite_file
+from ledger.ledger import Ledger
 from ledger.master import load_master
 from ledger.settings import Settings
+from ledger.store import missing_file, sqlite_file
 from projections.times import Microseconds, format_time, parse_time
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

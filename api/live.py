@@ -16,6 +16,7 @@ from api.problems import bad_request
 from api.rendering import event_text
 from api.requests import VERSION_MAX, check_query, header, key_path, log_of, run_id_of
 from api.streams import EventStream, NoStream, Permit, Seat, Streams, frame, heartbeat, next_batch, opening
+from api.token_scopes import token_of
 from ledger.errors import BadCursor
 from ledger.feed import Cursor, FeedEvent
 from ledger.keys import ApiKey
@@ -49,9 +50,9 @@ async def run_live(request: Request) -> ASGIApp:
         )
     log = log_of(request)
     if request.method == "HEAD":
-        log.current(run_id)
+        await log.current(run_id)
         return NoStream()
-    seat = await _streams(request).open(_caller(request), log.follow(run_id, after=after, key=key))
+    seat = await streams_of(request).open(whose_streams(request), log.follow(run_id, after=after, key=key))
     run = seat.subscription.run
     assert run is not None
     if ends and after == run.version and run.status.is_completed:
@@ -71,7 +72,7 @@ async def feed_live(request: Request) -> ASGIApp:
     if request.method == "HEAD":
         return NoStream()
     subscription = log_of(request).subscribe(after=after, from_start=from_start, selection=selection)
-    seat = await _streams(request).open(_caller(request), subscription)
+    seat = await streams_of(request).open(whose_streams(request), subscription)
     return EventStream(seat, _feed_chunks(seat, _permit(request)))
 
 
@@ -205,17 +206,20 @@ def _choice(request: Request, name: str, meant: str) -> bool:
     return given is not None
 
 
-def _streams(request: Request) -> Streams:
+def streams_of(request: Request) -> Streams:
+    """The live streams of the server."""
     streams: Streams = request.app.state.streams
     return streams
 
 
-def _caller(request: Request) -> str:
-    """Whose streams are counted together: those of a key, or all where none is asked for."""
+def whose_streams(request: Request) -> str:
+    """Whose streams are counted together: those of a key, of all its tokens, or all where none is asked for."""
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    return log_of(request).environment if key is None else key.id
+    if key is None:
+        return log_of(request).environment
+    return key.id if token_of(request) is None else f"{key.id} tokens"
 
 
 def _permit(request: Request) -> Permit:
     """Whether the caller would be let in again."""
-    return Permit(partial(may_stay, request), _streams(request).limits.heartbeat_s)
+    return Permit(partial(may_stay, request), streams_of(request).limits.heartbeat_s)

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.problems import bad_request
-from api.rendering import json_response
+from api.rendering import json_response, unapplied_members
 from api.requests import (
     VERSION_MAX,
     caller_of,
@@ -40,7 +40,7 @@ async def get_metadata(request: Request) -> Response:
         snapshot = await log.metadata(run_id, version=version, at=at)
         text, number, size = snapshot.text, snapshot.version, snapshot.size_bytes
     else:
-        current = log.current(run_id)
+        current = await log.current(run_id)
         text, number, size = current.text, current.version, current.size_bytes
     headers = {"ETag": f'"{number}"'}
     if has_version(request, number):
@@ -58,7 +58,7 @@ async def put_metadata(request: Request) -> Response:
     body, idempotency = await read(request, METADATA_CHANGE)
     log = log_of(request)
     command = body.command(run_id, expected_versions(request))
-    judge_family(request, command)
+    await judge_family(request, command)
     changed = await log.change(command, caller_of(request, body.actor), idempotency)
     snapshot = changed.snapshot
     headers = {"ETag": f'"{snapshot.version}"'}
@@ -72,8 +72,4 @@ async def put_metadata(request: Request) -> Response:
 
 
 def _unapplied_text(unapplied: tuple[UnappliedOperation, ...]) -> str:
-    if not unapplied:
-        return "[]"
-    return values.dump(
-        [{"list": one.list, "index": one.index, "key": one.key, "reason": one.reason} for one in unapplied]
-    )
+    return values.dump(unapplied_members(unapplied)) if unapplied else "[]"

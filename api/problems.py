@@ -12,6 +12,7 @@ request.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,16 @@ from projections import values
 
 FAULTS_SHOWN = 10  # faults of one body that an answer lists
 
+# What the Trigger.dev SDK asks of a server that executes tasks, and why there is nothing to do here.
+_UNSUPPORTED = re.compile(
+    r"/api/v\d/(?:runs/[^/]+/(?P<replay>replay)|runs/[^/]+/(?P<reschedule>reschedule)|(?P<packet>packets)/.*)"
+)
+_REASONS = {
+    "replay": "a ledger records runs and executes none, so it cannot replay one; trigger the task again",
+    "reschedule": "a ledger records runs and executes none, so it cannot reschedule one; tell who executes it",
+    "packet": "there is no store for large payloads; send less than 131,072 bytes, or say where it lies",
+}
+
 _logger = logging.getLogger(__name__)
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
@@ -39,11 +50,16 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.RunNotFound: (404, "No such run"),
     ledger_errors.KeyNotFound: (404, "No such API key"),
     ledger_errors.KeyRefused: (401, "An API key is needed"),
+    ledger_errors.TokenSpent: (401, "The token was for one use"),
     ledger_errors.VersionNotFound: (404, "No such version"),
     ledger_errors.WrongExpectedVersion: (412, "The run has another version"),
     ledger_errors.IdempotencyConflict: (422, "The idempotency key was used before"),
     ledger_errors.RunExists: (422, "The run id is taken"),
     ledger_errors.UnknownParent: (422, "No such parent run"),
+    ledger_errors.BatchNotFound: (404, "No such batch"),
+    ledger_errors.NoSuchPlace: (422, "The batch has no such place"),
+    ledger_errors.BatchUnfinished: (422, "The batch is not complete"),
+    ledger_errors.AlreadyFinished: (422, "The run is over"),
     ledger_errors.NothingToErase: (404, "Nothing to erase"),
     ledger_errors.Unsound: (422, "The run does not verify"),
     ledger_errors.LateWrite: (422, "The run finished too long ago"),
@@ -52,6 +68,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     ledger_errors.Busy: (503, "The log is locked"),
     ledger_errors.StorageFull: (507, "No space left"),
     ledger_errors.StorageFailed: (503, "The storage failed"),
+    ledger_errors.OutcomeUnknown: (503, "The outcome is not known"),
 }
 
 # Faults of a body that are bounds rather than mistakes: pydantic's type of error, our status.
@@ -146,7 +163,10 @@ async def on_problem(_: Request, error: Exception) -> Response:
 
 async def on_invalid_body(_: Request, error: Exception) -> Response:
     """Render what pydantic found wrong with a body."""
-    assert isinstance(error, ValidationError)
+    return problem_of(error).response()
+
+
+def _invalid_body(error: ValidationError) -> Problem:
     faults = [_fault(details) for details in error.errors(include_url=False, include_input=False)[:FAULTS_SHOWN]]
     count = error.error_count()
     detail = "; ".join(
@@ -157,13 +177,17 @@ async def on_invalid_body(_: Request, error: Exception) -> Response:
     status = max(fault[2] for fault in faults) if all(fault[2] != 400 for fault in faults) else 400
     members = {"errors": [{"place": place, "message": message} for place, message, _ in faults]}
     title = "The body is not acceptable" if status == 400 else "The body is past a bound"
-    return Problem(status, "invalid-body" if status == 400 else "out-of-bounds", title, detail, members).response()
+    return Problem(status, "invalid-body" if status == 400 else "out-of-bounds", title, detail, members)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Render what the router refused."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
+    unsupported = _UNSUPPORTED.fullmatch(request.scope["path"])
+    if error.status_code == 404 and unsupported is not None:
+        reason = _REASONS[str(unsupported.lastgroup)]
+        problem = Problem(404, "unsupported", "The ledger does not do this", reason)
+    elif error.status_code == 404:
         problem = Problem(404, "no-such-route", "No such route", f"there is nothing at {request.scope['path']}")
     elif error.status_code == 405:
         allowed = ", ".join(sorted(_methods_here(request)))
@@ -198,10 +222,14 @@ def _methods_here(request: Request) -> set[str]:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to what the ledger or a rule refused."""
+    """The answer to what the ledger, a rule or the description of a body refused."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ValidationError):
+        return _invalid_body(error)
     status, title = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
-    if isinstance(error, ledger_errors.Unavailable):
+    if isinstance(error, ledger_errors.Unavailable | ledger_errors.OutcomeUnknown):
         headers["Retry-After"] = str(error.retry_after_s)
     code = getattr(error, "code", "invalid-json")
     return Problem(status, code, title, str(error), dict(_members(error)), headers)

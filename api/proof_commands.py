@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -35,6 +35,10 @@ from projections.errors import BadPath
 from projections.paths import Path as KeyPath
 from projections.paths import literal, parse_key
 
+_WHERE_POSTGRES_KEEPS_IT = (
+    "PostgreSQL keeps it in dead rows until VACUUM FULL events, snapshots, runs, refusals, idempotency; "
+    "and in its write-ahead log, archives and standbys until these have gone past it"
+)
 KEY_SUFFIX = ".checkpoint-key"  # The private key lies beside the database's file under its name and this.
 NAMED_AT_MOST = 10  # erasures that are printed one by one
 
@@ -74,12 +78,13 @@ def verify(
         raise Failed("--environment says where a run is; without a run, every environment is verified")
     if public_key is not None and checkpoint is None:
         raise Failed("--public-key is for --checkpoint FILE, which is missing")
-    from ledger.inspection import database_file, events_in, verify_database  # noqa: PLC0415 - Load the database driver.
+    from ledger.inspection import events_in, existing_file, verify_database  # noqa: PLC0415 - Load the database driver.
 
-    path = database_file(_database_url(database_url))
+    url = _database_url(database_url)
+    path = existing_file(url)
     claims = [] if checkpoint is None else _claims(checkpoint, public_key, path)
-    with _progress("verifying", lambda: 2 * events_in(path)) as advance:
-        report = verify_database(path, claims, advance)
+    with _progress("verifying", lambda: 2 * events_in(url)) as advance:
+        report = verify_database(url, claims, advance)
     if as_json:
         counts = {"environments": report.environments, "runs": report.runs, "events": report.events}
         print_json({"verified": report.is_sound, **counts, **report_members(report)})
@@ -106,14 +111,17 @@ def checkpoint(
     """Sign how many events every log has and what their hashes make, to keep elsewhere."""
     from ledger.checkpoint import SigningKey, join, write_new  # noqa: PLC0415 - Load cryptography.
     from ledger.errors import BadCheckpoint  # noqa: PLC0415
-    from ledger.inspection import database_file  # noqa: PLC0415
+    from ledger.inspection import existing_file  # noqa: PLC0415
     from ledger.ledger import Checkpoint, Ledger  # noqa: PLC0415
+    from ledger.store import shown  # noqa: PLC0415
 
     url = _database_url(database_url)
-    database = database_file(url)
+    database = existing_file(url)
     if out.exists():
         raise Failed(f"{out} exists; an older checkpoint is evidence, so give this one another name")
-    key_file = key or _key_file(database)
+    if key is None and database is None:
+        raise Failed("name the private key with --key; only beside a SQLite file one is made by itself")
+    key_file = key or _key_file(cast("Path", database))
     signing = SigningKey.load(key_file) if key is not None else SigningKey.load_or_make(key_file)
 
     async def work(ledger: Ledger) -> list[Checkpoint]:
@@ -141,7 +149,7 @@ def checkpoint(
         return
     for one in made:
         print(f"{one.claim.environment}: {_count(one.claim.size, 'event')}, root {one.claim.root.hex()}")
-    print(f"written to {out}; keep it where nobody who can write to {database} can change it")
+    print(f"written to {out}; keep it where nobody who can write to {database or shown(url)} can change it")
     print(f"public key (also in {_public_file(key_file)}), to keep with it:")
     print(public, end="")
 
@@ -162,16 +170,18 @@ def erase(
     environment: EnvironmentName = None,
 ) -> None:
     """Erase what ever stood at a key of a run, for good: from its events, its metadata and the file."""
-    from ledger.inspection import database_file  # noqa: PLC0415 - Loads the database driver.
+    from ledger.inspection import existing_file  # noqa: PLC0415 - Loads the database driver.
     from ledger.ledger import Ledger  # noqa: PLC0415
     from ledger.log import Erased  # noqa: PLC0415
     from ledger.writes import ANONYMOUS, Caller  # noqa: PLC0415
 
     settings = _settings(database_url, environment)
-    database = database_file(settings.database_url)
+    database = existing_file(settings.database_url)
     if sweep_only:
         if run_id is not None or key is not None or reason is not None:
             raise Failed("--sweep erases nothing by itself; leave out the run, --key and --reason")
+        if database is None:
+            raise Failed(f"--sweep is for a SQLite file; {_WHERE_POSTGRES_KEEPS_IT}")
         _sweep(database)
         return
     if run_id is None or key is None or reason is None:
@@ -196,6 +206,10 @@ def erase(
             f"which is at version {erased.version} now"
         )
     )
+    if database is None:
+        print(f"What was erased is in no answer any more; {_WHERE_POSTGRES_KEEPS_IT}")
+        print("Backups and exports still hold it, and so may logs of programs that read it.")
+        return
     _sweep(database)
     print("Backups, exports and copies of this file still hold it, and so may logs of programs that read it.")
 
@@ -205,13 +219,13 @@ def rebuild(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Fold every run anew from its events and compare it with what is stored. Exit code 1 if anything differs."""
-    from ledger.inspection import compare_database, database_file, events_in  # noqa: PLC0415 - As above.
+    from ledger.inspection import compare_database, events_in, existing_file  # noqa: PLC0415 - As above.
     from ledger.ledger import Ledger  # noqa: PLC0415
 
     url = _database_url(database_url)
-    path = database_file(url)
-    with _progress("folding", lambda: events_in(path)) as advance:
-        differences = compare_database(path, advance)
+    existing_file(url)
+    with _progress("folding", lambda: events_in(url)) as advance:
+        differences = compare_database(url, advance)
     for difference in differences:
         for fault in difference.faults:
             print(one_line(str(fault)))
@@ -256,10 +270,11 @@ def _verify_run(run_id: str, as_json: bool, database_url: str | None, environmen
 
         run_work(work, database_url, environment)
         return
-    from ledger.inspection import database_file, verify_one_run  # noqa: PLC0415 - As above.
+    from ledger.inspection import existing_file, verify_one_run  # noqa: PLC0415 - As above.
 
     settings = _settings(database_url, environment)
-    version, report = verify_one_run(database_file(settings.database_url), settings.environment, run_id)
+    existing_file(settings.database_url)
+    version, report = verify_one_run(settings.database_url, settings.environment, run_id)
     _print_verified(verified_members(run_id, version, report), as_json)
 
 
@@ -311,12 +326,12 @@ def _faults(count: int) -> str:
     return "NOT sound, 1 fault:" if count == 1 else f"NOT sound, {count:,} faults, the first:"
 
 
-def _claims(file: Path, public_key: str | None, database: Path) -> list[Any]:
+def _claims(file: Path, public_key: str | None, database: Path | None) -> list[Any]:
     from ledger.checkpoint import FILE_BYTES_MAX, SigningKey, check_all, read_verifier_key  # noqa: PLC0415
 
     if public_key is None:
-        key_file = _key_file(database)
-        if not key_file.exists():
+        key_file = None if database is None else _key_file(database)
+        if key_file is None or not key_file.exists():
             raise Failed("which key was the checkpoint signed with? Name it with --public-key")
         public = SigningKey.load(key_file).public
     else:

@@ -1,16 +1,17 @@
 """How runs and events look on the wire. Text that is JSON already is put in as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
 from starlette.responses import Response
 
 from ledger.audits import RunAudit
+from ledger.batches import BatchDetails
 from ledger.faults import Report
 from ledger.history import Entry
 from ledger.reads import RunDetails
-from ledger.writes import Refused
+from ledger.writes import Refused, UnappliedOperation
 from projections import values
 from projections.errors import BadJson, BadValue
 from projections.events import Event
@@ -143,6 +144,32 @@ def run_members(run: Run) -> dict[str, Any]:
     return members
 
 
+def unapplied_members(unapplied: Sequence[UnappliedOperation]) -> list[JsonValue]:
+    """Operations that had nothing to work on."""
+    return [{"list": one.list, "index": one.index, "key": one.key, "reason": one.reason} for one in unapplied]
+
+
+def batch_members(details: BatchDetails) -> dict[str, Any]:
+    """
+    A batch as the SDK retrieves it.
+
+    Source: the schema of the SDK's `batch.retrieve`, where PENDING lacks runs, and COMPLETED has none at work.
+    """
+    batch, finished = details.batch, details.finished_at
+    ended = {} if finished is None else {"completedAt": format_time(finished)}
+    key = {} if batch.idempotency_key is None else {"idempotencyKey": batch.idempotency_key}
+    return {
+        "id": batch.id,
+        "status": "PENDING" if not batch.is_sealed else "PROCESSING" if finished is None else "COMPLETED",
+        **key,
+        "createdAt": format_time(batch.created_at),
+        "updatedAt": format_time(details.updated_at),
+        "runCount": batch.run_count,
+        "runs": [run.run_id for run in details.runs],
+        "processing": {**ended, "errors": []},
+    }
+
+
 def audit_members(audit: RunAudit | None) -> dict[str, Any]:
     """The progress of a run in short, as the list shows it; what there is none of is left out."""
     if audit is None:
@@ -171,17 +198,19 @@ def details_members(details: RunDetails) -> dict[str, Any]:
 
     Source: the schema of the SDK's `runs.retrieve`.
     """
-    related = {"parent": details.parent, "root": details.root}
-    members = {
-        **run_members(details.run),
-        "depth": details.depth,
-        "triggerFunction": "trigger",
-        "relatedRuns": {
-            name: {**run_members(run), "depth": depth, "triggerFunction": "trigger"}
-            for (name, run), depth in zip(related.items(), (details.depth - 1, 0), strict=True)
-            if run is not None
-        },
+    above = {"parent": details.parent, "root": details.root}
+    related: dict[str, Any] = {
+        name: _related_members(run, depth)
+        for (name, run), depth in zip(above.items(), (details.depth - 1, 0), strict=True)
+        if run is not None
     }
+    if details.children:
+        related["children"] = [_related_members(run, details.depth + 1) for run in details.children]
+    members = {**_related_members(details.run, details.depth), "relatedRuns": related}
+    options = details.idempotency_key_options
+    if options is not None:  # What the caller chose says more than the hash that the SDK made of it.
+        members["idempotencyKeyOptions"] = options
+        members["idempotencyKey"] = options.get("key", members.get("idempotencyKey"))
     optional = {
         "payload": plain_payload(details.payload, details.payload_type),
         "output": details.output,
@@ -189,6 +218,11 @@ def details_members(details: RunDetails) -> dict[str, Any]:
     }
     members.update({name: value for name, value in optional.items() if value is not None})
     return members
+
+
+def _related_members(run: Run, depth: int) -> dict[str, Any]:
+    called = "trigger" if run.batch is None else "batchTrigger"
+    return {**run_members(run), "depth": depth, "triggerFunction": called}
 
 
 def verified_members(run_id: str, version: int, report: Report) -> dict[str, Any]:

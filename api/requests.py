@@ -1,15 +1,16 @@
 """What every handler reads from a request: its body, conditions, idempotency key, query and caller."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from typing import TypeVar
 
 from pydantic import TypeAdapter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from api.problems import Problem, bad_request, run_not_found
+from api.tokens import PublicToken
 from ledger.keys import ApiKey
 from ledger.log import Log
 from ledger.reads import Point
@@ -21,9 +22,13 @@ from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
 from projections.times import Microseconds, parse_time
 
+HOLDER = "public token"  # For whom a key acts, as the history says it, where one of its tokens was shown.
 VERSION_MAX = 2**53  # A version is a JSON number.
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
+UNREAD_BYTES_MAX = 160 * 2**20  # bytes that are read to nowhere: more than the largest batch of the SDK
+
+_NDJSON_TYPE = re.compile(r"application/(x-)?ndjson\s*(;.*)?", re.IGNORECASE)
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
@@ -63,6 +68,54 @@ def header(request: Request, name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
+async def lines(request: Request, bytes_max: int) -> AsyncGenerator[tuple[int, bytes]]:
+    """
+    The lines of a body as they come, each with its number from 1; empty ones are skipped.
+
+    Once its caller wants no more of them, the rest of the body is read to nowhere, up to a bound: a client that is
+    still sending would else see a broken connection instead of the answer.
+
+    Args:
+        request: The request.
+        bytes_max: Bytes that a line may have.
+
+    Raises:
+        Problem: 415 for anything but lines of plain JSON, 413 for a line that is too long, 400 for no line at all.
+    """
+    content_type = header(request, b"content-type") or ""
+    if not (_NDJSON_TYPE.fullmatch(content_type) or _JSON_TYPE.fullmatch(content_type)):
+        raise _unsupported(
+            "Content-Type", content_type, "send JSON lines with the header Content-Type: application/x-ndjson"
+        )
+    _refuse_encoding(request)
+    body = request.stream()
+    try:
+        number = 0
+        rest = bytearray()
+        async for chunk in body:
+            searched = len(rest)
+            rest += chunk
+            start = 0
+            while (end := rest.find(b"\n", max(start, searched))) >= 0:
+                number += 1
+                line = bytes(rest[start:end])
+                start = end + 1
+                if len(line) <= bytes_max and line.strip():
+                    yield number, line
+                elif len(line) > bytes_max:
+                    raise _line_too_long(number, bytes_max)
+            del rest[:start]
+            if len(rest) > bytes_max:
+                raise _line_too_long(number + 1, bytes_max)
+        if rest.strip():
+            number += 1
+            yield number, bytes(rest)
+        if not number:
+            raise bad_request("empty-body", "the request body is empty; send a JSON object on each line")
+    finally:
+        await _read_to_nowhere(body, UNREAD_BYTES_MAX)
+
+
 async def read_bytes(request: Request) -> bytes:
     """
     The body, when it is JSON of an acceptable size.
@@ -70,14 +123,15 @@ async def read_bytes(request: Request) -> bytes:
     Raises:
         Problem: 415 for anything but plain JSON, 413 for more than 2 MiB, 400 for nothing at all.
     """
-    content_type = header(request, b"content-type")
-    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
-        raise _unsupported(
-            "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
-        )
-    encoding = header(request, b"content-encoding") or "identity"
-    if encoding.lower() != "identity":
-        raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
+    _refuse_other_than_json(request)
+    body = await _whole(request)
+    if not body:
+        raise bad_request("empty-body", "the request body is empty; send a JSON object")
+    return body
+
+
+async def _whole(request: Request) -> bytes:
+    _refuse_encoding(request)
     declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared[:20]) > BODY_BYTES_MAX:
         raise _too_long(int(declared[:20]))
@@ -88,9 +142,18 @@ async def read_bytes(request: Request) -> bytes:
         if length > BODY_BYTES_MAX:
             raise _too_long(length)
         chunks.append(chunk)
-    if not length:
-        raise bad_request("empty-body", "the request body is empty; send a JSON object")
     return b"".join(chunks)
+
+
+async def read_optional(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, IdempotencyKey | None]:
+    """As `read`, of a body that may be left out and then says nothing."""
+    if request.scope["query_string"]:
+        check_query(request, frozenset())
+    body = await _whole(request)
+    if body:
+        _refuse_other_than_json(request)
+    parsed = adapter.validate_python(values.parse(body or b"{}"))
+    return parsed, idempotency_key(request, body)
 
 
 async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, IdempotencyKey | None]:
@@ -130,7 +193,10 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
         )
     scope = request.scope
     digest = sha256(body).digest()
-    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest).digest())
+    # Whoever holds another public token did not send this request before, whatever key it guesses.
+    token: PublicToken | None = scope.get("run_ledger.token")
+    shown = b"" if token is None else bytes.fromhex(token.digest)
+    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest + shown).digest())
 
 
 def expected_versions(request: Request) -> frozenset[int] | None:
@@ -161,6 +227,8 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     key: ApiKey | None = request.scope.get("run_ledger.key")
     if key is None:
         return Caller(actor=actor or ANONYMOUS, traceparent=trace)
+    if request.scope.get("run_ledger.token") is not None:
+        actor = actor or HOLDER
     return Caller(actor=key.name, on_behalf_of=actor, traceparent=trace)
 
 
@@ -295,6 +363,41 @@ def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | N
 def _unsupported(name: str, value: str | None, way_out: str) -> Problem:
     detail = f"{name} is {value!r}; {way_out}" if value else f"{name} is missing; {way_out}"
     return Problem(415, "unsupported-media-type", "The body has an unsupported form", detail)
+
+
+def _refuse_other_than_json(request: Request) -> None:
+    content_type = header(request, b"content-type")
+    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
+        raise _unsupported(
+            "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
+        )
+
+
+def _refuse_encoding(request: Request) -> None:
+    encoding = header(request, b"content-encoding") or "identity"
+    if encoding.lower() != "identity":
+        raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")
+
+
+async def _read_to_nowhere(body: AsyncIterator[bytes], bytes_max: int) -> None:
+    try:
+        async for chunk in body:
+            bytes_max -= len(chunk)
+            if bytes_max < 0:
+                return
+    except ClientDisconnect:  # Then nobody waits for the answer either.
+        return
+
+
+def _line_too_long(number: int, bytes_max: int) -> Problem:
+    return Problem(
+        413,
+        "line-too-large",
+        "A line of the body is too large",
+        f"it has more than {bytes_max:,} bytes; send less with each item",
+        {"line": number, "limitBytes": bytes_max},
+        {"Connection": "close"},
+    )
 
 
 def _too_long(length: int) -> Problem:

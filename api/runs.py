@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import filters, scopes
+from api.auth import token_headers
+from api.cursors import cursors_of
 from api.problems import bad_request
-from api.rendering import audit_members, details_members, json_response, run_members
+from api.rendering import audit_members, details_members, json_response, run_members, unapplied_members
 from api.requests import (
     caller_of,
     check_query,
@@ -16,10 +18,12 @@ from api.requests import (
     log_of,
     moment,
     read,
+    read_optional,
     run_id_of,
     whole_number,
 )
-from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
+from api.token_scopes import judge_list
+from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
 from ledger.finding import Sort
 from ledger.log import Created
 from projections import values
@@ -49,7 +53,8 @@ async def trigger(request: Request) -> Response:
     body, idempotency = await read(request, TRIGGER)
     created = await scopes.create(request, body.command(task), caller_of(request, None), idempotency)
     answer: JsonObject = {"id": created.run_id, "isCached": created.is_cached, "version": created.version}
-    return json_response(values.dump(answer), headers=_replayed(created))
+    headers = {**await token_headers(request, f"read:runs:{created.run_id}"), **_replayed(created)}
+    return json_response(values.dump(answer), headers=headers)
 
 
 async def retrieve(request: Request) -> Response:
@@ -64,32 +69,48 @@ async def set_status(request: Request) -> Response:
     """Give a run another status."""
     run_id = run_id_of(request)
     body, idempotency = await read(request, NEW_STATUS)
-    moved = await log_of(request).move(
-        body.command(run_id, expected_versions(request)),
-        caller_of(request, body.actor),
-        idempotency,
-    )
+    command = body.command(run_id, expected_versions(request))
+    await scopes.judge_family(request, command.last_change)
+    moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
     answer: JsonObject = {"id": moved.run_id, "status": moved.status.value, "version": moved.version}
-    headers = {"ETag": f'"{moved.version}"'}
-    if moved.is_replay:
-        headers["Idempotency-Replayed"] = "true"
-    return json_response(values.dump(answer), headers=headers)
+    if body.last_flush is not None:
+        answer["unapplied"] = unapplied_members(moved.unapplied)
+    return json_response(values.dump(answer), headers=_written(moved.version, is_replay=moved.is_replay))
+
+
+async def cancel(request: Request) -> Response:
+    """End a run as cancelled; one that is over stays as it is."""
+    run_id = run_id_of(request)
+    body, idempotency = await read_optional(request, CANCELLATION)
+    command = body.command(run_id, expected_versions(request))
+    moved = await log_of(request).move(command, caller_of(request, body.actor), idempotency)
+    answer: JsonObject = {"id": moved.run_id, "version": moved.version}
+    return json_response(values.dump(answer), headers=_written(moved.version, is_replay=moved.is_replay))
+
+
+async def add_tags(request: Request) -> Response:
+    """Give a run more tags; blank ones and those that it has are skipped."""
+    run_id = run_id_of(request)
+    body, idempotency = await read(request, NEW_TAGS)
+    command = body.command(run_id, expected_versions(request))
+    tagged = await log_of(request).tag(command, caller_of(request, body.actor), idempotency)
+    answer: JsonObject = {"message": "the run has these tags", "id": run_id, "version": tagged.version}
+    return json_response(values.dump(answer), headers=_written(tagged.version, is_replay=tagged.is_replay))
 
 
 async def list_runs(request: Request) -> Response:
     """Answer one page of runs, newest first unless asked otherwise, as they are or as they stood."""
     check_query(request, _QUERY, is_known=filters.is_condition)
-    query = request.query_params
-    after, before = query.get("page[after]"), query.get("page[before]")
-    if after is not None and before is not None:
-        raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
+    cursors = cursors_of(request)
     log = log_of(request)
     at = moment(request, "asOf")
+    wanted = filters.run_filter(request, log.now if at is None else lambda: at)
+    judge_list(request, wanted.tasks)
     asked: dict[str, Any] = {
         "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        "after": after,
-        "before": before,
-        "wanted": filters.run_filter(request, log.now if at is None else lambda: at),
+        "after": cursors.after,
+        "before": cursors.before,
+        "wanted": wanted,
         "sort": filters.sort_of(request),
         "within": scopes.readable(request),
     }
@@ -97,10 +118,9 @@ async def list_runs(request: Request) -> Response:
     if at is None:
         page = await log.runs(**asked)
     else:
-        _refuse_of_the_past(asked["wanted"], asked["sort"])
+        _refuse_of_the_past(wanted, asked["sort"])
         page = await log.runs_as_of(at, **asked)
-    cursors = {"next": page.next, "previous": page.previous}
-    pagination: JsonObject = {name: cursor for name, cursor in cursors.items() if cursor is not None}
+    pagination = cursors.pagination(page.next, page.previous)
     environment: JsonObject = {"id": log.environment, "name": log.environment}
     audits = await log.audits([run.id for run in page.items]) if with_progress else {}
     data: list[JsonValue] = []
@@ -129,6 +149,10 @@ def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:
         raise bad_request(
             "bad-parameter", "filter[stalled] and filter[regressed] are judged as of now; leave out asOf"
         )
+
+
+def _written(version: int, *, is_replay: bool) -> dict[str, str]:
+    return {"ETag": f'"{version}"', **({"Idempotency-Replayed": "true"} if is_replay else {})}
 
 
 def _replayed(created: Created) -> dict[str, str]:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import Callable
-from functools import partial
+from multiprocessing.connection import Connection
 
 import uvicorn
 import uvloop
@@ -13,10 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.access import is_loopback
 from api.app import create_app
 from api.streams import ABORT, StreamLimits
-from ledger.ledger import Ledger, missing_file, sqlite_file
-from ledger.master import load_master
+from ledger.ledger import Ledger
+from ledger.master import Master
 from ledger.settings import OPEN_ENVIRONMENT, BadSettings, Settings
 from ledger.sqlite import warn_about_old_sqlite
+from ledger.store import missing_file, sqlite_file
 
 SHUTDOWN_S = 10  # seconds that requests in flight get to finish
 BACKLOG = 2_048  # connections that may wait to be accepted
@@ -49,6 +50,11 @@ class _Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
+    def end_with(self, parent: Connection) -> None:
+        """End as at a signal: the process that started this one is gone, or wants that."""
+        asyncio.get_running_loop().remove_reader(parent.fileno())
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the live streams, which never end by themselves, then wait for what is left."""
         self._end_streams()
@@ -69,14 +75,41 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
         BadSettings: The address cannot be used.
         UnusableDatabase: The database cannot be opened.
     """
+    with listening(settings, host, port) as listener:
+        serve_on(settings, listener, ready)
+
+
+def listening(settings: Settings, host: str, port: int) -> socket.socket:
+    """
+    A socket that listens, where a ledger may listen that has the keys that this one has.
+
+    Raises:
+        BadSettings: The address cannot be used.
+        UnusableDatabase: The database cannot be opened.
+    """
     reason = _only_with_keys(settings, host)
     if reason is not None and not asyncio.run(_has_keys(settings)):
         raise BadSettings(reason)
-    with (
-        _listening(host.strip("[]"), port) as listener,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        runner.run(_serve(settings, listener, ready))
+    return _listening(host.strip("[]"), port)
+
+
+def serve_on(
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    parent: Connection | None = None,
+) -> None:
+    """
+    Serve on a socket that listens until a signal ends it; what was taken is written before.
+
+    Args:
+        settings: Database and limits.
+        listener: The socket, which other processes may accept connections from, too.
+        ready: Called with the base URL once requests are answered.
+        parent: A pipe to the process that started this one; when that is gone, so is the reason to serve.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, listener, ready, parent))
 
 
 def _only_with_keys(settings: Settings, host: str) -> str | None:
@@ -101,7 +134,7 @@ async def _has_keys(settings: Settings) -> bool:
         return False
     ledger = await Ledger.open(settings.database_url)
     try:
-        return not ledger.keys.is_open
+        return not await ledger.keys.is_open()
     finally:
         await ledger.close()
 
@@ -116,13 +149,16 @@ def _listening(host: str, port: int) -> socket.socket:
         raise BadSettings(f"cannot listen on {host}, port {port}: {reason}; choose another --port") from error
 
 
-def _master(settings: Settings) -> bytes:
+def _master(settings: Settings) -> Master:
     secret = None if settings.secret is None else settings.secret.get_secret_value()
-    return load_master(secret, sqlite_file(settings.database_url))
+    return Master(secret, sqlite_file(settings.database_url))
 
 
-async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
-    warn_about_old_sqlite()
+async def _serve(
+    settings: Settings, listener: socket.socket, ready: Callable[[str], None], parent: Connection | None
+) -> None:
+    if sqlite_file(settings.database_url) is not None:
+        warn_about_old_sqlite()
     ledger = await Ledger.open(
         settings.database_url,
         metadata_bytes_max=settings.metadata_bytes_max,
@@ -133,7 +169,8 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
         await ledger.log(OPEN_ENVIRONMENT),
         rate_limit=settings.rate_limit,
         stream_limits=StreamLimits(settings.heartbeat_s, settings.stalled_reader_s, settings.streams_max),
-        master=partial(_master, settings),
+        master=_master(settings).read,
+        cors_origins=settings.cors_origins,
     )
     config = uvicorn.Config(
         app,
@@ -152,4 +189,7 @@ async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[s
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
-    await _Server(config, ready, app.state.streams.close).serve([listener])
+    server = _Server(config, ready, app.state.streams.close)
+    if parent is not None:
+        asyncio.get_running_loop().add_reader(parent.fileno(), server.end_with, parent)
+    await server.serve([listener])

@@ -66,7 +66,7 @@ class Sessions:
         sealed = f"{key.environment.name}.{key.id}.{end}.{number}"
         return f"{sealed}.{self._mac(sealed)}"
 
-    def admit(self, text: str) -> ApiKey:
+    async def admit(self, text: str) -> ApiKey:
         """
         The key that a session was begun with.
 
@@ -80,7 +80,7 @@ class Sessions:
             raise KeyRefused("unknown-session", "this is no session of this ledger; sign in again")
         if int(found[3]) <= self._clock():
             raise KeyRefused("expired-session", "the session is over; sign in again")
-        return self._keys.admit_id(found[1], found[2])
+        return await self._keys.admit_signer(found[1], found[2])
 
     def token(self, text: str) -> str:
         """What a request of a session that could change something has to show."""

@@ -15,10 +15,10 @@ Source: the WHATWG HTML standard, section Server-sent events.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -49,12 +49,24 @@ class StreamLimits:
         heartbeat_s: Seconds of silence after which, at the latest, a comment is sent, and from one judgement of
             a stream's key to the next.
         stalled_s: Seconds after which a reader that takes no bytes is dropped.
-        per_caller: Streams that one caller may have open.
+        per_caller: Streams that one caller may have open, polls that are held among them.
+        poll_s: Seconds for which a poll is held at the longest.
     """
 
     heartbeat_s: float = 15
     stalled_s: float = 30
     per_caller: int = 1_000
+    poll_s: float = 20
+
+
+class Ending(Protocol):
+    """An answer that goes on, or is held, until the server ends."""
+
+    def end(self) -> None:
+        """Let it end after what is being sent."""
+
+    def cut(self) -> None:
+        """Drop the connection with whatever is still to be sent."""
 
 
 class Streams:
@@ -67,7 +79,7 @@ class Streams:
 
     def __init__(self, limits: StreamLimits | None = None) -> None:
         self.limits = limits or StreamLimits()
-        self._open: set[EventStream] = set()
+        self._open: set[Ending] = set()
         self._seats: Counter[str] = Counter()
         self._closing = False
 
@@ -120,13 +132,13 @@ class Streams:
         if not self._seats[caller]:
             del self._seats[caller]
 
-    def add(self, stream: "EventStream") -> None:
+    def add(self, stream: Ending) -> None:
         """A stream is being sent."""
         self._open.add(stream)
         if self._closing:
             stream.end()
 
-    def discard(self, stream: "EventStream") -> None:
+    def discard(self, stream: Ending) -> None:
         """A stream is no longer being sent."""
         self._open.discard(stream)
 
@@ -232,7 +244,7 @@ class Permit:
         heartbeat_s: Seconds from one question to the next.
     """
 
-    def __init__(self, asked: Callable[[], bool], heartbeat_s: float) -> None:
+    def __init__(self, asked: Callable[[], Awaitable[bool]], heartbeat_s: float) -> None:
         self._asked = asked
         self._heartbeat_s = heartbeat_s
         self._clock = asyncio.get_running_loop().time
@@ -243,7 +255,7 @@ class Permit:
         """Seconds until it is asked again."""
         return max(0.0, self._due - self._clock())
 
-    def holds(self) -> bool:
+    async def holds(self) -> bool:
         """
         Whether the stream may go on.
 
@@ -254,7 +266,7 @@ class Permit:
         if now < self._due:
             return True
         self._due = now + self._heartbeat_s
-        return self._asked()
+        return await self._asked()
 
 
 async def next_batch(
@@ -268,7 +280,7 @@ async def next_batch(
     """
     try:
         entries = await subscription.next(0 if at_once else permit.left_s)
-        return entries if permit.holds() else None
+        return entries if await permit.holds() else None
     except SubscriptionEnded:
         return None
     except Unavailable:

@@ -24,7 +24,8 @@ from projections.errors import BadJson, BadValue
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
-        help="Where the ledger is kept, such as sqlite+aiosqlite:///run-ledger.db (RUN_LEDGER_DATABASE_URL).",
+        help="Where the ledger is kept, such as sqlite+aiosqlite:///run-ledger.db or "
+        "postgresql://user@host/run_ledger (RUN_LEDGER_DATABASE_URL).",
         show_default=False,
     ),
 ]

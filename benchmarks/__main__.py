@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks import finding, growth, handle, http, past, report
+from benchmarks import finding, growth, handle, http, past, report, runs, storage
 from benchmarks.options import Options, parse
 from benchmarks.report import Case
 from benchmarks.servers import ROOT
@@ -14,6 +14,8 @@ BENCHMARKS: dict[str, Callable[[Options], Iterable[Case]]] = {
     "handle": handle.main,
     "past": past.main,
     "finding": finding.main,
+    "runs": runs.main,
+    "storage": storage.main,
 }
 
 

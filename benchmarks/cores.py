@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
+@cache
 def usable() -> tuple[int, ...]:
-    """Cores this process may run on, lowest first."""
+    """Cores this process may run on, lowest first: those of its beginning, also while it is pinned to one."""
     return tuple(sorted(os.sched_getaffinity(0)))
 
 

@@ -1,23 +1,25 @@
 """
-Question: what do durable writes and current reads cost over HTTP, next to an endpoint that only parses the body?
+Question: what do durable writes and current reads cost over HTTP, next to an endpoint that only parses the body,
+and next to the least that a durable write can cost?
 
 Workload: 1, 16 and 64 keep-alive connections, each with one request in flight. A write is a PUT of one
 operation, either with a run for each connection or with one hot run for all of them; a read is a GET of one
 run's metadata.
 Payload: 57 to about 64 bytes of JSON for a write; a read's answer is as long from the no-op as from the product.
-Durability: the product's defaults on SQLite (WAL, synchronous=FULL); its answer to a write is taken as the
-promise to keep it.
+Durability: the product's defaults on SQLite (WAL, synchronous=FULL), and the same for the least possible write; an
+answer to a write is taken as the promise to keep it.
 
-The no-op and the product take turns on one core, and each repetition divides its own two rates, so that a
-machine that is slower for a while slows both. After every turn of the product, each run's version must have
-grown by exactly the number of writes acknowledged for it.
+The no-op, the least possible durable write and the product take turns on one core, and each repetition divides
+its own rates, so that a machine that is slower for a while slows all. After every turn of the two that write, each
+run's version must have grown by exactly the number of writes acknowledged for it.
 """
 
 import json
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +52,26 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """The no-op and the product, measured one right after the other."""
+class Round:
+    """The three servers, measured one right after the other."""
 
     noop: load.Outcome
+    least: load.Outcome
     product: load.Outcome
 
     @property
-    def ratio(self) -> float:
-        """The product's requests per second as a share of the no-op's."""
-        return self.product.requests_per_s / self.noop.requests_per_s
+    def outcomes(self) -> Mapping[str, load.Outcome]:
+        """Each by its name."""
+        return {"no-op": self.noop, "least": self.least, "product": self.product}
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The three servers, all of them running."""
+
+    noop: Server
+    least: Server
+    product: Server
 
 
 def set_own_run(connection: int, n: int) -> bytes:
@@ -85,17 +97,33 @@ WORKLOADS = (
 
 
 def main(options: Options) -> Iterator[Case]:
-    """Measure every workload at every number of connections, with a fresh database for each workload."""
+    """Measure every workload at every number of connections, with fresh databases for each workload."""
     for workload in WORKLOADS:
         with (
             tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.directory) as directory,
-            servers.product(Path(directory)) as product,
+            started(Path(directory)) as three,
         ):
-            _make_runs(product)
-            read_answer_bytes = len(product.call("GET", _path(0)))
-            with servers.noop(Path(directory), read_answer_bytes) as noop:
-                for connections in CONNECTIONS:
-                    yield _compare(workload, connections, noop, product, options)
+            for connections in CONNECTIONS:
+                yield compare("http", workload, connections, three, options)
+
+
+@contextmanager
+def started(
+    directory: Path,
+    run_product: Callable[[Path], AbstractContextManager[Server]] = servers.product,
+    run_least: Callable[[Path, int], AbstractContextManager[Server]] = servers.least,
+) -> Iterator[Servers]:
+    """Run the three servers, with all runs made in the two that keep any."""
+    with run_product(directory) as product:
+        make_runs(product)
+        read_answer_bytes = len(product.call("GET", _path(0)))
+        with (
+            servers.noop(directory, read_answer_bytes) as noop,
+            run_least(directory, read_answer_bytes) as least,
+        ):
+            for run in range(RUNS):
+                least.call("PUT", _path(run), _FIRST)
+            yield Servers(noop, least, product)
 
 
 def _put(run: int, body: bytes) -> bytes:
@@ -109,28 +137,41 @@ def _path(run: int) -> str:
     return f"/api/v1/runs/run-{run}/metadata"
 
 
-def _make_runs(product: Server) -> None:
+_FIRST = {"operations": [{"type": "set", "key": "progress", "value": 0}]}
+
+
+def make_runs(product: Server) -> None:
+    """Make the runs that the workloads change and read."""
     for run in range(RUNS):
         product.call("POST", "/api/v1/runs", {"task": "bench", "id": f"run-{run}"})
-        operation = {"type": "set", "key": "progress", "value": 0}
-        product.call("PUT", _path(run), {"operations": [operation]})
+        product.call("PUT", _path(run), _FIRST)
 
 
-def _compare(workload: Workload, connections: int, noop: Server, product: Server, options: Options) -> Case:
-    pairs = []
-    problems = []
+def compare(benchmark: str, workload: Workload, connections: int, three: Servers, options: Options) -> Case:
+    """Measure a workload on each of *three* in turn; *benchmark* is the name the case gets."""
+    rounds = []
+    problems: list[str] = []
     for repetition in range(1, options.repetitions + 1):
-        of_noop = load.measure(_plan(workload, connections, noop, options))
-        before = _versions(product)
-        of_product = load.measure(_plan(workload, connections, product, options))
-        pairs.append(Pair(of_noop, of_product))
-        expected = before + _writes(workload, of_product)
-        problems += [
-            *_load_problems(f"repetition {repetition}, no-op", of_noop),
-            *_load_problems(f"repetition {repetition}, product", of_product),
-            *_version_problems(f"repetition {repetition}", expected, _versions(product)),
-        ]
-    return Case("http", workload.name, {"connections": connections, **_figures(pairs)}, tuple(problems))
+        where = f"repetition {repetition}"
+        measured = Round(
+            load.measure(_plan(workload, connections, three.noop, options)),
+            _counted(workload, connections, three.least, options, f"{where}, least", problems),
+            _counted(workload, connections, three.product, options, f"{where}, product", problems),
+        )
+        rounds.append(measured)
+        for name, outcome in measured.outcomes.items():
+            problems += load_problems(f"{where}, {name}", outcome)
+    return Case(benchmark, workload.name, {"connections": connections, **_figures(rounds)}, tuple(problems))
+
+
+def _counted(
+    workload: Workload, connections: int, server: Server, options: Options, where: str, problems: list[str]
+) -> load.Outcome:
+    """Measure a server, and add to *problems* if its runs did not grow by what it acknowledged."""
+    before = versions(server)
+    outcome = load.measure(_plan(workload, connections, server, options))
+    problems += _version_problems(where, before + _writes(workload, outcome), versions(server))
+    return outcome
 
 
 def _plan(workload: Workload, connections: int, server: Server, options: Options) -> load.Plan:
@@ -144,10 +185,10 @@ def _plan(workload: Workload, connections: int, server: Server, options: Options
     )
 
 
-def _versions(product: Server) -> Counter[str]:
+def versions(server: Server) -> Counter[str]:
     """Version of every run by its path."""
     paths = map(_path, range(RUNS))
-    return Counter({path: json.loads(product.call("GET", path))["version"] for path in paths})
+    return Counter({path: json.loads(server.call("GET", path))["version"] for path in paths})
 
 
 def _writes(workload: Workload, outcome: load.Outcome) -> Counter[str]:
@@ -159,7 +200,8 @@ def _writes(workload: Workload, outcome: load.Outcome) -> Counter[str]:
     return writes
 
 
-def _load_problems(where: str, outcome: load.Outcome) -> Iterator[str]:
+def load_problems(where: str, outcome: load.Outcome) -> Iterator[str]:
+    """Why an outcome must not be believed, in words that begin with *where*."""
     if not outcome.valid:
         yield f"{where}: {', '.join(f'{error} x {times}' for error, times in outcome.errors.items())}"
     if outcome.cpu_share > LOAD_CPU_SHARE_MAX:
@@ -176,22 +218,28 @@ def _version_problems(where: str, expected: Counter[str], found: Counter[str]) -
         )
 
 
-def _figures(pairs: Sequence[Pair]) -> dict[str, float]:
+def _figures(rounds: Sequence[Round]) -> dict[str, float]:
     """Medians over the repetitions; nothing if one of them measured nothing, which its problems explain."""
-    if not all(pair.noop.requests_per_s and pair.product.requests_per_s for pair in pairs):
+    if not all(outcome.requests_per_s for each in rounds for outcome in each.outcomes.values()):
         return {}
-    ratios = [pair.ratio for pair in pairs]
+    ratios = [each.product.requests_per_s / each.noop.requests_per_s for each in rounds]
+    of_least = [each.product.requests_per_s / each.least.requests_per_s for each in rounds]
     return {
-        "noop_per_s": _median(pair.noop.requests_per_s for pair in pairs),
-        "product_per_s": _median(pair.product.requests_per_s for pair in pairs),
+        "noop_per_s": _median(each.noop.requests_per_s for each in rounds),
+        "least_per_s": _median(each.least.requests_per_s for each in rounds),
+        "product_per_s": _median(each.product.requests_per_s for each in rounds),
         "ratio": _median(ratios),
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
-        "noop_p50_ms": _median(pair.noop.p50_ms for pair in pairs),
-        "noop_p99_ms": _median(pair.noop.p99_ms for pair in pairs),
-        "product_p50_ms": _median(pair.product.p50_ms for pair in pairs),
-        "product_p99_ms": _median(pair.product.p99_ms for pair in pairs),
-        "load_cpu_share": round(max(pair.noop.cpu_share for pair in pairs), 3),
+        "least_ratio": _median(each.least.requests_per_s / each.noop.requests_per_s for each in rounds),
+        "of_least": _median(of_least),
+        "of_least_min": round(min(of_least), 3),
+        "of_least_max": round(max(of_least), 3),
+        "least_p99_ms": _median(each.least.p99_ms for each in rounds),
+        "product_p50_ms": _median(each.product.p50_ms for each in rounds),
+        "product_p99_ms": _median(each.product.p99_ms for each in rounds),
+        "p99_of_least": _median(each.product.p99_ms / each.least.p99_ms for each in rounds),
+        "load_cpu_share": round(max(each.noop.cpu_share for each in rounds), 3),
     }
 
 

@@ -8,11 +8,12 @@ of the two leaves out what every Starlette application pays for.
 import argparse
 import json
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from benchmarks.serving import serve
 
 PATH = "/api/v1/runs/{id}/metadata"
 WRITE_ANSWER = b'{"version":1}'
@@ -36,21 +37,10 @@ def create_app(read_answer_bytes: int) -> Starlette:
 
 
 def main() -> None:
-    """Serve on a free port of 127.0.0.1; uvicorn logs the address once it listens."""
+    """Serve on a free port of 127.0.0.1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--read-answer-bytes", type=int, default=256)
-    app = create_app(parser.parse_args().read_answer_bytes)
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=0,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-    )
+    serve(create_app(parser.parse_args().read_answer_bytes))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class Options:
         results: File that gets one JSON line a case.
         only: The one benchmark to run, None for all.
         write: Whether to put the table into the README of the benchmarks.
+        large: Whether to measure also what takes minutes to make: a million events, a million runs.
     """
 
     seconds: float
@@ -29,6 +30,7 @@ class Options:
     results: Path
     only: str | None
     write: bool
+    large: bool = False
 
     @property
     def warm_up_s(self) -> float:
@@ -52,6 +54,9 @@ def parse(arguments: Sequence[str] | None, benchmarks: Sequence[str]) -> Options
     )
     parser.add_argument(
         "--write", action="store_true", help="replace the table in benchmarks/README.md by that of this run"
+    )
+    parser.add_argument(
+        "--large", action="store_true", help="also measure a million events and a million runs (minutes to make)"
     )
     return Options(**vars(parser.parse_args(arguments)))
 

@@ -36,7 +36,7 @@ _places = {events: itertools.cycle(range(-15, 15)) for events in EVENTS}
 
 async def read_current(log: Log, events: int) -> None:
     """Read the current metadata."""
-    log.current(run_id(events))
+    await log.current(run_id(events))
 
 
 async def read_middle(log: Log, events: int) -> None:
@@ -88,7 +88,7 @@ async def _measure(folder: Path, options: Options) -> dict[str, dict[int, list[f
         log = await ledger.log("dev")
         for events in EVENTS:
             await fill(log, events)
-        return await measure(log, WORKS, EVENTS, options)
+        return await measure(dict.fromkeys(EVENTS, log), WORKS, options)
     finally:
         await ledger.close()
 

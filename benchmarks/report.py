@@ -18,8 +18,7 @@ from pathlib import Path
 from benchmarks import cores
 from benchmarks.servers import ROOT
 
-TABLE_BEGINS = "<!-- results: begin -->"
-TABLE_ENDS = "<!-- results: end -->"
+OWN, PEERS = "results", "peers"  # the two tables of the README of the benchmarks
 FSYNCS = 50  # writes to take the median of
 
 Figure = float | int | str
@@ -91,17 +90,18 @@ def render(cases: Iterable[Case], environment: Mapping[str, Figure]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_between_markers(document: Path, text: str) -> None:
+def write_between_markers(document: Path, text: str, table: str = OWN) -> None:
     """
-    Replace what stands between the two markers of *document* by *text*.
+    Replace what stands between the two markers of a table in *document* by *text*.
 
     Raises:
         ValueError: A marker is missing; nothing is written.
     """
-    before, begins, rest = document.read_text(encoding="utf-8").partition(TABLE_BEGINS)
-    _, ends, after = rest.partition(TABLE_ENDS)
+    begin, end = (f"<!-- {table}: {which} -->" for which in ("begin", "end"))
+    before, begins, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, ends, after = rest.partition(end)
     if not begins or not ends:
-        raise ValueError(f"{document} must hold {TABLE_BEGINS} and, after it, {TABLE_ENDS}")
+        raise ValueError(f"{document} must hold {begin} and, after it, {end}")
     document.write_text(f"{before}{begins}\n\n{text}\n{ends}{after}", encoding="utf-8")
 
 

@@ -6,32 +6,39 @@ request never costs its neighbours anything, and no savepoints are needed. Refus
 may rest on a neighbour's change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, assert_never
 
 from ledger.chain import GENESIS
-from ledger.errors import LedgerError, RunExists, UnknownParent
+from ledger.errors import AlreadyFinished, BatchUnfinished, LedgerError, NoSuchPlace, RunExists, UnknownParent
 from ledger.group import MICROSECONDS, Group, Recorded, Transaction, headers_text
 from ledger.heads import Head
 from ledger.writes import (
+    Batch,
     Caller,
     ChangeMetadata,
     ChangeStatus,
+    CreateBatch,
     CreateRun,
     Environment,
     EraseKey,
+    KnownItem,
     ListName,
     Outcome,
     Rules,
+    TagRun,
     UnappliedOperation,
     Write,
     Written,
+    WrittenBatch,
 )
 from projections import runs
-from projections.errors import BadTransition, Refusal
-from projections.events import RunCreated, RunStatusChanged, new_event
+from projections.errors import BadTransition, OutOfBounds, Refusal
+from projections.events import RunCreated, RunStatusChanged, RunTagged, new_event
 from projections.lifecycle import decide_status
 from projections.operations import Operation
+from projections.size import TAGS_MAX
 from projections.snapshot import Decision, Snapshot, check, decide
 from projections.times import Microseconds
 
@@ -56,7 +63,7 @@ def commit_group(
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
-    now: Microseconds,
+    clock: Callable[[], Microseconds] | None,
 ) -> Committed:
     """
     Carry out *writes* in order within *transaction*.
@@ -66,12 +73,13 @@ def commit_group(
         environment: The environment that all of them belong to.
         writes: At least one.
         rules: Limits and windows.
-        now: The clock; what is recorded is never earlier than what was recorded before.
+        clock: Microseconds since 1970-01-01 UTC, the transaction's own by default; what is recorded is never
+            earlier than what was recorded before.
 
     Returns:
         What was done; true only once committed.
     """
-    group = Group(transaction, environment, rules, now)
+    group = Group(transaction, environment, rules, clock)
     group.read(writes)
     outcomes: list[Outcome | Exception] = []
     for write in writes:
@@ -89,19 +97,72 @@ def _apply(group: Group, write: Write) -> Outcome:
         replay = group.replay(write.idempotency)
         if replay is not None:
             return replay
+    if write.one_time is not None:
+        group.refuse_spent(write.one_time)
+    written: Written | WrittenBatch
     match write.command:
+        case CreateRun(batch=str(), item=int()) as command:
+            return _create_item(group, command, write.caller)
         case CreateRun() as command:
             written = _create(group, command, write.caller)
+        case CreateBatch() as command:
+            written = _create_batch(group, command)
         case ChangeMetadata() as command:
             written = _change_metadata(group, command, write.caller)
         case ChangeStatus() as command:
             written = _change_status(group, command, write.caller)
+        case TagRun() as command:
+            written = _tag(group, command, write.caller)
         case EraseKey():
             raise AssertionError("an erasure is no part of a group")
         case _:
             assert_never(write.command)
     if write.idempotency is not None:
         group.remember(write.idempotency, written)
+    if write.one_time is not None:
+        group.spend(write.one_time, written)
+    return written
+
+
+def _create_batch(group: Group, command: CreateBatch) -> WrittenBatch:
+    if command.idempotency_key is not None:
+        earlier = group.batch_of_key(command.idempotency_key)
+        if earlier is not None:
+            # One that lacks runs is not done: whoever asks again is to send them, or they would never come.
+            if not earlier.is_sealed and earlier.run_count != command.run_count:
+                raise BatchUnfinished(earlier.id, earlier.run_count, earlier.item_count)
+            return WrittenBatch(earlier, is_cached=earlier.is_sealed)
+    expires_at = None if command.idempotency_key is None else group.now + command.idempotency_ttl_s * MICROSECONDS
+    batch = Batch(
+        id=command.batch_id,
+        run_count=command.run_count,
+        item_count=0,
+        idempotency_key=command.idempotency_key,
+        idempotency_expires_at=expires_at,
+        created_at=group.now,
+        updated_at=group.now,
+        sealed_at=None,
+    )
+    group.add_batch(batch)
+    return WrittenBatch(batch, is_cached=False)
+
+
+def _create_item(group: Group, command: CreateRun, caller: Caller) -> Written | KnownItem:
+    """Create a run in a place of a batch, or nothing where the place is taken."""
+    assert command.batch is not None
+    assert command.item is not None
+    batch = group.batch(command.batch)
+    if group.has_item(batch, command.item):
+        return KnownItem()
+    if command.item >= batch.run_count:
+        raise NoSuchPlace(batch.id, command.item, batch.run_count)
+    written = _create(group, command, caller)
+    run = written.run
+    if not written.created and command.may_take is not None and not command.may_take(run.task, run.tags):
+        raise RunExists(run.id, run.task, run.parent)
+    head = group.found(run.id)
+    assert head is not None
+    group.take_place(batch, command.item, head)
     return written
 
 
@@ -137,6 +198,7 @@ def _create(group: Group, command: CreateRun, caller: Caller) -> Written:
         payload_type=command.payload_type,
         metadata=snapshot.metadata,
         idempotency_expires_at=expires_at,
+        idempotency_key_options=command.idempotency_key_options,
     )
     head = Head(
         key=group.next_run_key(),
@@ -223,6 +285,8 @@ def _keep_decision(
 def _change_status(group: Group, command: ChangeStatus, caller: Caller) -> Written:
     head = group.named(command.run_id, command.expected)
     run = head.run
+    if command.unless_finished and run.status.is_finished:
+        return Written(run)
     attempt = command.attempt or run.attempt
     try:
         changes = decide_status(run.status, run.attempt, command.status, attempt)
@@ -230,11 +294,37 @@ def _change_status(group: Group, command: ChangeStatus, caller: Caller) -> Writt
         refusal.run_id = run.id
         group.keep_refusal(head, refusal, attempt, caller, headers_text(caller))
         raise
+    unapplied: tuple[UnappliedOperation, ...] = ()
+    if command.last_change is not None:
+        if not changes:  # The end was reported before, and this change most likely with it.
+            raise AlreadyFinished(run.id, run.finished_at or run.updated_at)
+        unapplied = _change_metadata(group, replace(command.last_change, attempt=attempt), caller).unapplied
+        run = head.run
     if changes:
         body = RunStatusChanged(status=command.status, output=command.output, error=command.error)
         head.run = runs.status_changed(run, body, attempt, group.now)
         group.mark_lived(head)
         group.record(head, run.version, [new_event(body)], attempt, caller.actor, headers_text(caller))
+    return Written(head.run, unapplied=unapplied)
+
+
+def _tag(group: Group, command: TagRun, caller: Caller) -> Written:
+    head = group.named(command.run_id, command.expected)
+    run = head.run
+    body = RunTagged(tags=tuple(tag for tag in dict.fromkeys(command.tags) if tag not in run.tags))
+    if len(run.tags) + len(body.tags) > TAGS_MAX:
+        refusal = OutOfBounds(
+            None,
+            f"a run has at most {TAGS_MAX} tags; this one has {len(run.tags)}, and {len(body.tags)} new ones came",
+            TAGS_MAX,
+        )
+        refusal.run_id = run.id
+        group.keep_refusal(head, refusal, run.attempt, caller, headers_text(caller))
+        raise refusal
+    if body.tags:
+        head.run = runs.tagged(run, body, group.now)
+        group.mark_lived(head)
+        group.record(head, run.version, [new_event(body)], run.attempt, caller.actor, headers_text(caller))
     return Written(head.run)
 
 

@@ -7,7 +7,7 @@ copy by its own commitment. Head, snapshots, refusals and remembered requests fo
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import JsonValue
@@ -36,7 +36,7 @@ def erase(
     command: EraseKey,
     caller: Caller,
     rules: Rules,
-    now: Microseconds,
+    clock: Callable[[], Microseconds] | None,
 ) -> Committed:
     """
     Carry out an erasure within *transaction*, which has sent nothing yet.
@@ -50,7 +50,7 @@ def erase(
         NothingToErase: Nothing ever stood at the path; the transaction is to be rolled back.
         Unsound: The run does not verify. To fold it anew would cover up what was done to it.
     """
-    group = Group(transaction, environment, rules, now)
+    group = Group(transaction, environment, rules, clock)
     group.read([Write(command, caller)])
     head = group.named(command.run_id, command.expected)
     _, report = verify_run(transaction, environment.id, environment.name, command.run_id)

@@ -5,12 +5,16 @@ What the ledger says when it does not do what it was asked.
     ├── NotFound
     │   ├── RunNotFound         no such run in this environment
     │   ├── VersionNotFound     the run has no such version, or did not exist yet at that moment
+    │   ├── BatchNotFound       no such batch in this environment
     │   └── KeyNotFound         no such API key
     ├── Conflict
     │   ├── WrongExpectedVersion    another writer was faster
     │   ├── IdempotencyConflict     the key was used for another request
     │   ├── RunExists               the id belongs to a run of another task or parent
-    │   └── UnknownParent           the parent named for a new run does not exist
+    │   ├── UnknownParent           the parent named for a new run does not exist
+    │   ├── NoSuchPlace             a batch has no such place
+    │   ├── BatchUnfinished         the key leads to a batch of another size that is not complete
+    │   └── AlreadyFinished         a last change came for a run that was over
     ├── NothingToErase          nothing ever stood at that key
     ├── Unsound                 what is stored does not verify, so it is not touched
     ├── BadCheckpoint           a checkpoint or its key cannot be trusted or used
@@ -21,6 +25,7 @@ What the ledger says when it does not do what it was asked.
     ├── WriteRefused            what a job reported was not accepted, and why
     │   └── NotKept             queue and spool are full: the newest report was not taken
     ├── Unreachable             the ledger gave no answer
+    ├── OutcomeUnknown          the database went away in the middle of a commit
     └── Unavailable             nothing was written; the same request may succeed later
         ├── Overloaded          too many writes are waiting
         ├── Busy                another process holds the write lock
@@ -81,6 +86,21 @@ class VersionNotFound(NotFound):
         self.last = last
 
 
+class BatchNotFound(NotFound):
+    """
+    No such batch in this environment.
+
+    Args:
+        batch_id: The id that was asked for.
+    """
+
+    code = "batch-not-found"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"there is no batch {batch_id}; create it first, or check the id and the environment")
+        self.batch_id = batch_id
+
+
 class KeyNotFound(NotFound):
     """
     No such API key.
@@ -108,6 +128,15 @@ class KeyRefused(LedgerError):
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{reason}; make another with 'run-ledger keys create'")
         self.code = code
+
+
+class TokenSpent(LedgerError):
+    """What lets one write through has let one through already; nothing was written."""
+
+    code = "spent-token"
+
+    def __init__(self) -> None:
+        super().__init__("this token was for one use, and it was used; ask whoever gave it for another")
 
 
 class Conflict(LedgerError):
@@ -185,6 +214,65 @@ class UnknownParent(Conflict):
     def __init__(self, parent: str) -> None:
         super().__init__(f"there is no run {parent} to be the parent; create the parent first")
         self.parent = parent
+
+
+class NoSuchPlace(Conflict):
+    """
+    A batch has no such place.
+
+    Args:
+        batch_id: The batch.
+        item: The place that was named.
+        run_count: How many it has.
+    """
+
+    code = "no-such-place"
+
+    def __init__(self, batch_id: str, item: int, run_count: int) -> None:
+        super().__init__(
+            f"batch {batch_id} was created for {run_count:,} runs, so an index is at most {run_count - 1:,}, "
+            f"and this one is {item:,}; create the batch with the right runCount"
+        )
+        self.batch_id = batch_id
+
+
+class BatchUnfinished(Conflict):
+    """
+    The idempotency key leads to a batch of another size, which lacks some of its runs.
+
+    Args:
+        batch_id: The batch.
+        run_count: How many runs it is to hold.
+        item_count: How many it holds.
+    """
+
+    code = "batch-unfinished"
+
+    def __init__(self, batch_id: str, run_count: int, item_count: int) -> None:
+        super().__init__(
+            f"the idempotency key leads to batch {batch_id}, which was created for {run_count:,} runs and has "
+            f"{item_count:,}; send the items that it lacks, or use another key"
+        )
+        self.batch_id = batch_id
+
+
+class AlreadyFinished(Conflict):
+    """
+    A last change came with the end of a run that was over; nothing was written.
+
+    Args:
+        run_id: The run.
+        finished_at: When it finished.
+    """
+
+    code = "already-finished"
+
+    def __init__(self, run_id: str, finished_at: Microseconds) -> None:
+        super().__init__(
+            f"run {run_id} finished at {format_time(finished_at)} already, so its lastFlush was not applied, lest "
+            "it count twice; give retries one Idempotency-Key, or send the operations to its metadata"
+        )
+        self.run_id = run_id
 
 
 class NothingToErase(LedgerError):
@@ -388,6 +476,24 @@ class StorageFailed(Unavailable):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the storage failed ({reason}); nothing was written")
         self.reason = reason
+
+
+class OutcomeUnknown(LedgerError):
+    """
+    The connection to the database broke while a change was being committed: that happened whole, or not at all.
+
+    Args:
+        reason: What the driver said.
+    """
+
+    code = "outcome-unknown"
+    retry_after_s = 1
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the database went away while this was being committed ({reason}); nobody knows whether it was "
+            "written. Send it again under the same idempotency key, which has one effect, or read what there is"
+        )
 
 
 class UnusableDatabase(Exception):

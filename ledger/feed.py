@@ -80,11 +80,13 @@ class FeedEvent:
         event: The event.
         task: The task of its run.
         tags: The tags that its run had when the event was read.
+        batch: The batch of its run.
     """
 
     event: Event
     task: str
     tags: frozenset[str]
+    batch: str | None = None
 
     @property
     def position(self) -> int:
@@ -102,6 +104,7 @@ class Selection:
         tags: Events of the runs that have all of these tags.
         run_id: Events of this run.
         key: Events about the value at this path, as in a run's history.
+        batch: Events of the runs of this batch.
         runs: Events of the runs that are wanted, each judged as it stands when the event is read; None for all.
         judge: Judges what that filter alone cannot.
     """
@@ -110,32 +113,35 @@ class Selection:
     tags: frozenset[str] = frozenset()
     run_id: str | None = None
     key: Path | None = None
+    batch: str | None = None
     runs: RunFilter | None = None
     judge: Callable[[Search], Judge] | None = None
 
     @property
     def is_by_run(self) -> bool:
         """Whether it asks anything of the run that an event belongs to."""
-        return self.task is not None or bool(self.tags) or self.run_id is not None or self.runs is not None
+        asked = self.task, self.run_id, self.batch, self.runs
+        return bool(self.tags) or any(part is not None for part in asked)
 
     @property
     def needs_log(self) -> bool:
         """Whether an event alone does not tell if it is wanted."""
         return self.key is not None or self.runs is not None
 
-    def takes_run(self, run_id: str, task: str, tags: frozenset[str]) -> bool:
+    def takes_run(self, run_id: str, task: str, tags: frozenset[str], batch: str | None) -> bool:
         """Whether the events of such a run are wanted."""
         return (
             (self.run_id is None or self.run_id == run_id)
             and (self.task is None or self.task == task)
             and self.tags <= tags
+            and (self.batch is None or self.batch == batch)
         )
 
     def takes(self, entry: FeedEvent) -> bool:
         """Whether an event is wanted, as far as that can be told without the log."""
         if self.runs is not None and self.runs.tasks and entry.task not in self.runs.tasks:
             return False
-        return self.takes_run(entry.event.run_id, entry.task, entry.tags)
+        return self.takes_run(entry.event.run_id, entry.task, entry.tags, entry.batch)
 
 
 WHOLE_FEED = Selection()
@@ -315,7 +321,7 @@ async def _pick_of_run(
     if not (await _judged(reader, environment_id, [run_key], selection))[run_key]:
         return [], last
     parameters = {"environment_id": environment_id, "run_key": run_key}
-    low = await _version_at(reader, environment_id, run_key, after)
+    low = await version_at(reader, environment_id, run_key, after)
     rows = await reader.rows(statements.RUN_WEIGHTS, **parameters, after=low, count=choice.count_max + 1)
     for row in rows:
         if not choice.take(row["version"], row["weight"]):
@@ -377,21 +383,24 @@ def _by_run(entry: FeedEvent) -> tuple[str, int]:
     return entry.event.run_id, entry.event.version
 
 
-_Labels = tuple[str, str, frozenset[str]]
+_Labels = tuple[str, str, frozenset[str], str | None]
 
 
 def _entry(row: Mapping[str, Any], labels: Mapping[int, _Labels]) -> FeedEvent:
-    run_id, task, tags = labels[row["run_key"]]
-    return FeedEvent(read_event(row, run_id), task, tags)
+    run_id, task, tags, batch = labels[row["run_key"]]
+    return FeedEvent(read_event(row, run_id), task, tags, batch)
 
 
 async def _labels(reader: Reader, environment_id: int, run_keys: Iterable[int]) -> dict[int, _Labels]:
-    """Id, task and tags of runs by their keys."""
+    """Id, task, tags and batch of runs by their keys."""
     wanted: Sequence[int] = [*run_keys]
     if not wanted:
         return {}
     rows = await reader.rows(statements.LABELS, environment_id=environment_id, values=values.dump([*wanted]))
-    return {row["run_key"]: (row["run_id"], row["task"], frozenset(read_tags(row["tags"]))) for row in rows}
+    return {
+        row["run_key"]: (row["run_id"], row["task"], frozenset(read_tags(row["tags"])), row["batch"])
+        for row in rows
+    }
 
 
 async def _run_key(reader: Reader, environment_id: int, run_id: str) -> int | None:
@@ -407,7 +416,7 @@ async def _position_of(reader: Reader, environment_id: int, run_key: int, versio
     return position
 
 
-async def _version_at(reader: Reader, environment_id: int, run_key: int, position: int) -> int:
+async def version_at(reader: Reader, environment_id: int, run_key: int, position: int) -> int:
     """
     The last version of a run at or before a position, 0 for none.
 

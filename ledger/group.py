@@ -7,27 +7,40 @@ in between.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy import ClauseElement
 
 from ledger import statements
+from ledger.batches import batch_row, read_batch
 from ledger.chain import SALT_BYTES, commitment, event_hash
-from ledger.errors import IdempotencyConflict, LateWrite, RunNotFound, WrongExpectedVersion
+from ledger.errors import (
+    BatchNotFound,
+    IdempotencyConflict,
+    LateWrite,
+    RunNotFound,
+    TokenSpent,
+    WrongExpectedVersion,
+)
 from ledger.heads import Head, head_row, metadata_row, new_row, read_head, tag_rows
 from ledger.writes import (
+    Batch,
     Caller,
     ChangeMetadata,
+    ChangeStatus,
+    CreateBatch,
     CreateRun,
     Environment,
     IdempotencyKey,
+    OneTime,
     Replayed,
     Rules,
     UnappliedOperation,
     Write,
     Written,
+    WrittenBatch,
 )
 from projections import values
 from projections.errors import Refusal, TooLarge
@@ -43,7 +56,10 @@ MICROSECONDS = 1_000_000  # in a second
 
 
 class Transaction(Protocol):
-    """An open write transaction of an engine."""
+    """An open transaction of an engine."""
+
+    def now(self) -> Microseconds:
+        """The clock that what is written gets its time from."""
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
@@ -79,11 +95,15 @@ class Group:
         transaction: Open, and has sent nothing yet: the lock is its first statement.
         environment: The environment that all writes belong to.
         rules: Limits and windows.
-        now: The clock.
+        clock: Microseconds since 1970-01-01 UTC; the transaction's own by default.
     """
 
     def __init__(
-        self, transaction: Transaction, environment: Environment, rules: Rules, now: Microseconds
+        self,
+        transaction: Transaction,
+        environment: Environment,
+        rules: Rules,
+        clock: Callable[[], Microseconds] | None,
     ) -> None:
         self._transaction = transaction
         self._environment_id = environment.id
@@ -93,12 +113,15 @@ class Group:
         self._position: int = log["last_position"]
         self._before = self._position
         self._run_key: int = log["last_run_key"]
-        self.now = max(now, log["last_recorded_at"])
+        # Read behind the lock: what is recorded later is never recorded earlier.
+        self.now = max((clock or transaction.now)(), log["last_recorded_at"])
 
         self._heads: dict[str, Head] = {}
         self._heads_by_key: dict[int, Head] = {}
         self._by_idempotency_key: dict[tuple[str, str], Head] = {}
         self._remembered: dict[str, tuple[bytes, Replayed]] = {}
+        self._batches: dict[str, Batch] = {}
+        self._items: set[tuple[str, int]] = set()
 
         self._new: dict[int, Head] = {}
         self._changed: dict[int, Head] = {}
@@ -107,6 +130,9 @@ class Group:
         self._events: list[dict[str, Any]] = []
         self._snapshots: list[dict[str, Any]] = []
         self._refusals: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._new_batches: set[str] = set()
+        self._changed_batches: set[str] = set()
+        self._new_items: list[dict[str, Any]] = []
         self._to_remember: list[dict[str, Any]] = []
         self._to_forget: list[str] = []
 
@@ -116,12 +142,22 @@ class Group:
         run_ids: set[str] = set()
         triggers: set[str] = set()
         upwards: set[str] = set()
+        items: dict[str, set[int]] = defaultdict(set)
+        batch_keys: set[str] = set()
         for write in writes:
-            command = write.command
-            run_ids.add(command.run_id)
             if write.idempotency is not None:
                 keys.add(write.idempotency.key)
+            if write.one_time is not None:
+                keys.add(write.one_time.key)
+            if isinstance(write.command, CreateBatch):
+                if write.command.idempotency_key is not None:
+                    batch_keys.add(write.command.idempotency_key)
+                continue
+            run_ids.add(write.command.run_id)
+            command = write.command.last_change if isinstance(write.command, ChangeStatus) else write.command
             if isinstance(command, CreateRun):
+                if command.batch is not None and command.item is not None:
+                    items[command.batch].add(command.item)
                 if command.parent is not None:
                     run_ids.add(command.parent)
                     upwards.add(command.parent)  # The new run's root is its parent's.
@@ -140,6 +176,7 @@ class Group:
         }
         self._read_heads(statements.HEADS_BY_KEY, above)
         self._read_triggers(triggers)
+        self._read_batches(items, batch_keys)
 
     def flush(self) -> None:
         """Send what was decided: heads before the rows that refer to them."""
@@ -157,6 +194,7 @@ class Group:
         send(statements.ADD_RUN_TAGS, self._new_tags())
         send(statements.ADD_EVENTS, self._events)
         send(statements.ADD_SNAPSHOTS, self._snapshots)
+        self._flush_batches()
         self._flush_refusals()
         if self._to_forget:
             send(
@@ -201,6 +239,55 @@ class Group:
         """The head of the run that a trigger's key leads to."""
         return self._by_idempotency_key.get((task, idempotency_key))
 
+    def batch(self, batch_id: str) -> Batch:
+        """
+        A batch that a write is for.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            raise BatchNotFound(batch_id)
+        return batch
+
+    def batch_of_key(self, idempotency_key: str) -> Batch | None:
+        """The batch that an idempotency key leads to."""
+        for batch in self._batches.values():
+            expires = batch.idempotency_expires_at
+            if batch.idempotency_key == idempotency_key and expires is not None and expires > self.now:
+                return batch
+        return None
+
+    def add_batch(self, batch: Batch) -> None:
+        """Take up a new batch."""
+        self._batches[batch.id] = batch
+        self._new_batches.add(batch.id)
+
+    def has_item(self, batch: Batch, item: int) -> bool:
+        """Whether a place of a batch is taken."""
+        return (batch.id, item) in self._items
+
+    def take_place(self, batch: Batch, item: int, head: Head) -> None:
+        """Give a free place of a batch to a run."""
+        count = batch.item_count + 1
+        self._items.add((batch.id, item))
+        self._batches[batch.id] = replace(
+            batch,
+            item_count=count,
+            updated_at=self.now,
+            sealed_at=self.now if count == batch.run_count else None,
+        )
+        self._changed_batches.add(batch.id)
+        self._new_items.append(
+            {
+                "environment_id": self._environment_id,
+                "batch_id": batch.id,
+                "item_index": item,
+                "run_key": head.key,
+            }
+        )
+
     def next_run_key(self) -> int:
         """The key of one more run."""
         self._run_key += 1
@@ -232,6 +319,16 @@ class Group:
         if fingerprint != idempotency.fingerprint:
             raise IdempotencyConflict(idempotency.key)
         return replay
+
+    def refuse_spent(self, one_time: OneTime) -> None:
+        """
+        Judge whether what lets one write through still does.
+
+        Raises:
+            TokenSpent: It did already.
+        """
+        if one_time.key in self._remembered:
+            raise TokenSpent
 
     def above(self, own: Head, key: int | None) -> Head:
         """The head of a run above *own* by its key; *own* where there is none."""
@@ -334,21 +431,35 @@ class Group:
             }
         )
 
-    def remember(self, idempotency: IdempotencyKey, written: Written) -> None:
+    def remember(self, idempotency: IdempotencyKey, written: Written | WrittenBatch) -> None:
         """Keep what was done for a request that comes again."""
-        head = self._heads[written.run.id]
-        replay = Replayed(head.key, written.run.version, written.created, written.unapplied)
-        self._remembered[idempotency.key] = idempotency.fingerprint, replay
+        expires_at = self.now + self.rules.idempotency_s * MICROSECONDS
+        self._remember(idempotency.key, idempotency.fingerprint, written, expires_at)
+
+    def spend(self, one_time: OneTime, written: Written | WrittenBatch) -> None:
+        """Let nothing more through, as long as it would."""
+        self._remember(one_time.key, bytes.fromhex(one_time.digest), written, one_time.expires_at)
+
+    def _remember(
+        self, key: str, fingerprint: bytes, written: Written | WrittenBatch, expires_at: Microseconds
+    ) -> None:
+        if isinstance(written, WrittenBatch):
+            replay = Replayed(None, 0, not written.is_cached, (), written.batch.id)
+        else:
+            head = self._heads[written.run.id]
+            replay = Replayed(head.key, written.run.version, written.created, written.unapplied)
+        self._remembered[key] = fingerprint, replay
         self._to_remember.append(
             {
                 "environment_id": self._environment_id,
-                "key": idempotency.key,
-                "fingerprint": idempotency.fingerprint,
-                "status": 201 if written.created else 200,
-                "run_key": head.key,
-                "version": written.run.version,
-                "unapplied": values.dump([_as_json(operation) for operation in written.unapplied]),
-                "expires_at": self.now + self.rules.idempotency_s * MICROSECONDS,
+                "key": key,
+                "fingerprint": fingerprint,
+                "status": 201 if replay.created else 200,
+                "run_key": replay.run_key,
+                "version": replay.version,
+                "unapplied": values.dump([_as_json(operation) for operation in replay.unapplied]),
+                "expires_at": expires_at,
+                "batch_id": replay.batch_id,
             }
         )
 
@@ -368,6 +479,7 @@ class Group:
                     row["version"],
                     row["status"] == 201,
                     tuple(UnappliedOperation(**operation) for operation in unapplied),  # type: ignore[arg-type]
+                    row["batch_id"],
                 ),
             )
         if keys:
@@ -385,6 +497,38 @@ class Group:
                 if head is None:
                     self._keep_stored(head := read_head(row))
                 self._by_idempotency_key.setdefault((row["task"], row["idempotency_key"]), head)
+
+    def _read_batches(self, items: Mapping[str, set[int]], keys: set[str]) -> None:
+        for statement, wanted in (
+            (statements.BATCHES_BY_IDEMPOTENCY_KEY, keys),
+            (statements.BATCHES, set(items)),
+        ):
+            for row in self._rows_in(statement, wanted):
+                self._batches.setdefault(row["batch_id"], read_batch(row))
+        for batch_id, places in items.items():
+            rows = self._rows(statements.BATCH_ITEMS, batch_id=batch_id, values=values.dump([*places]))
+            self._items |= {(batch_id, row["item_index"]) for row in rows}
+
+    def _flush_batches(self) -> None:
+        new = [self._batches[batch_id] for batch_id in self._new_batches]
+        changed = [self._batches[batch_id] for batch_id in self._changed_batches - self._new_batches]
+        self._send(
+            statements.ADD_BATCHES, [{"environment_id": self._environment_id, **batch_row(batch)} for batch in new]
+        )
+        self._send(
+            statements.CHANGE_BATCHES,
+            [
+                {
+                    "environment": self._environment_id,
+                    "batch": batch.id,
+                    "item_count": batch.item_count,
+                    "updated_at": batch.updated_at,
+                    "sealed_at": batch.sealed_at,
+                }
+                for batch in changed
+            ],
+        )
+        self._send(statements.ADD_BATCH_ITEMS, self._new_items)
 
     def _keep_stored(self, head: Head) -> None:
         self._keep_head(head)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from ledger import statements
 from ledger.errors import KeyNotFound, KeyRefused, Unavailable
@@ -30,6 +30,7 @@ from ledger.keys import (
     scopes_text,
     state_at,
 )
+from ledger.store import Store
 from ledger.writes import Environment
 from projections.times import Microseconds
 
@@ -41,20 +42,6 @@ _MICROSECONDS = 1_000_000  # in a second
 _NO_DIGEST = bytes(32)
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-
-class Rows(Protocol):
-    """An engine, as far as keys need it."""
-
-    def point(self, statement: Any, parameters: Mapping[str, Any]) -> Any:
-        """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
-
-    async def read(self, work: Callable[[Any], Any]) -> Any:
-        """Run *work* on a consistent view of the database."""
-
-    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
-        """Run *work* in one write transaction and commit it."""
 
 
 class NewKey(NamedTuple):
@@ -70,6 +57,19 @@ class NewKey(NamedTuple):
     key: ApiKey
     text: str
     is_first: bool
+
+
+class Signer(NamedTuple):
+    """
+    A key that tokens are signed with.
+
+    Attributes:
+        key: The key, which may open nothing any more.
+        text: The whole of it, derived anew; None where the master is not the one that it was derived from.
+    """
+
+    key: ApiKey
+    text: str | None
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Keyring:
         clock: Microseconds since 1970-01-01 UTC, the system's by default.
     """
 
-    def __init__(self, store: Rows, clock: Callable[[], Microseconds] | None = None) -> None:
+    def __init__(self, store: Store, clock: Callable[[], Microseconds] | None = None) -> None:
         self._store = store
         self._clock = clock or _now
         self._closed = False
@@ -109,8 +109,7 @@ class Keyring:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    @property
-    def is_open(self) -> bool:
+    async def is_open(self) -> bool:
         """
         Whether no key was ever made. Once one was, the answer stays no: keys are revoked, never deleted.
 
@@ -118,10 +117,10 @@ class Keyring:
             Unavailable: The database cannot be read.
         """
         if not self._closed:
-            self._closed = self._store.point(statements.ANY_API_KEY, {}) is not None
+            self._closed = (await self._store.point(statements.ANY_API_KEY, {})) is not None
         return not self._closed
 
-    def admit(self, text: str) -> ApiKey:
+    async def admit(self, text: str) -> ApiKey:
         """
         The key that was shown.
 
@@ -130,8 +129,47 @@ class Keyring:
             Unavailable: The database cannot be read.
         """
         known = self._known.get(sha256(text.encode()).digest())
-        if known is None or not self._is_as_known(known):
-            known = self._look_up(text)
+        if known is None or not await self._is_as_known(known):
+            known = await self._look_up(text)
+        return self._admitted(known)
+
+    async def signer(self, environment: str, key_id: str, master: bytes) -> Signer | None:
+        """
+        The key of an environment that has this id, with its text; None where there is none.
+
+        Args:
+            environment: Its name.
+            key_id: The key's public part.
+            master: The secret from which its own was derived.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        known = await self._known_by_id(environment, key_id)
+        if known is None:
+            return None
+        text = derive_key(master, environment, key_id)
+        is_same = hmac.compare_digest(known.row[0], sha256(text.encode()).digest())
+        return Signer(known.key, text if is_same else None)
+
+    async def admit_signer(self, environment: str, key_id: str) -> ApiKey:
+        """
+        The key with which a token that was shown is signed: the token opens nothing where the key does not.
+
+        Raises:
+            KeyRefused: There is no such key, or it opens nothing any more.
+            Unavailable: The database cannot be read.
+        """
+        known = await self._known_by_id(environment, key_id)
+        if known is None:
+            raise KeyRefused("unknown-key", "this is no API key of this ledger")
+        return self._admitted(known)
+
+    def now(self) -> Microseconds:
+        """What the clock shows, by which keys expire."""
+        return self._clock()
+
+    def _admitted(self, known: "_Known") -> ApiKey:
         key = known.key
         now = self._clock()
         if key.revoked_at is not None or key.expires_at is not None:
@@ -143,35 +181,14 @@ class Keyring:
             self._note_use(known, now)
         return key
 
-    def admit_id(self, environment_name: str, key_id: str) -> ApiKey:
-        """
-        The key that was shown earlier, to whoever vouches for it now.
-
-        Raises:
-            KeyRefused: There is no such key, or it opens nothing any more.
-            Unavailable: The database cannot be read.
-        """
-        environment = self._environment(environment_name)
-        row = None
-        if environment is not None:
-            row = self._store.point(statements.API_KEY, {"environment_id": environment.id, "key_id": key_id})
-        if environment is None or row is None:
-            raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        key = _read_point(row, environment, key_id)
-        state = state_at(key, self._clock())
-        if state is not None:
-            code = "expired-key" if key.revoked_at is None else "revoked-key"
-            raise KeyRefused(code, f"the API key {key.id} {state}")
-        return key
-
-    def is_valid(self, key: ApiKey) -> bool:
+    async def is_valid(self, key: ApiKey) -> bool:
         """
         Whether a key that was admitted would be admitted again: what lasts longer than a request asks it at times.
 
         Raises:
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.API_KEY, {"environment_id": key.environment.id, "key_id": key.id})
+        row = await self._store.point(statements.API_KEY, {"environment_id": key.environment.id, "key_id": key.id})
         return row is not None and state_at(_read_point(row, key.environment, key.id), self._clock()) is None
 
     async def create(
@@ -246,35 +263,53 @@ class Keyring:
         if self._unwritten:
             await self._write_uses()
 
-    def _is_as_known(self, known: "_Known") -> bool:
+    async def _is_as_known(self, known: "_Known") -> bool:
         """Whether the database still says of a key what it said the last time; saves taking the row apart."""
-        row = self._store.point(statements.API_KEY, known.parameters)
+        row = await self._store.point(statements.API_KEY, known.parameters)
         return row is not None and hmac.compare_digest(row[0], known.row[0]) and row == known.row
 
-    def _look_up(self, text: str) -> "_Known":
+    async def _look_up(self, text: str) -> "_Known":
         shown = read_key(text)
         if shown is None:
             raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        environment = self._environment(shown.environment)
+        environment = await self._environment(shown.environment)
         row = None
         parameters = {"environment_id": environment.id if environment is not None else 0, "key_id": shown.id}
         if environment is not None:
-            row = self._store.point(statements.API_KEY, parameters)
+            row = await self._store.point(statements.API_KEY, parameters)
         # Compared even where there is no key, so that a wrong secret takes no other time than a wrong id.
         is_same = hmac.compare_digest(_NO_DIGEST if row is None else row[0], shown.digest)
         if environment is None or row is None or not is_same:
             raise KeyRefused("unknown-key", "this is no API key of this ledger")
-        key = _read_point(row, environment, shown.id)
-        before = self._known.get(shown.digest)
+        return self._keep(environment, shown.id, row, parameters)
+
+    async def _known_by_id(self, environment_name: str, key_id: str) -> "_Known | None":
+        environment = await self._environment(environment_name)
+        if environment is None:
+            return None
+        parameters = {"environment_id": environment.id, "key_id": key_id}
+        row = await self._store.point(statements.API_KEY, parameters)
+        if row is None:
+            return None
+        known = self._known.get(row[0])
+        return (
+            known if known is not None and known.row == row else self._keep(environment, key_id, row, parameters)
+        )
+
+    def _keep(
+        self, environment: Environment, key_id: str, row: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> "_Known":
+        key = _read_point(row, environment, key_id)
+        before = self._known.get(row[0])
         used_at = max(key.last_used_at or 0, before.used_at if before is not None else 0)
-        known = self._known[shown.digest] = _Known(key, row, parameters, used_at)
+        known = self._known[row[0]] = _Known(key, row, parameters, used_at)
         return known
 
-    def _environment(self, name: str) -> Environment | None:
+    async def _environment(self, name: str) -> Environment | None:
         """An environment by its name; only those that exist are kept in memory."""
         known = self._environments.get(name)
         if known is None:
-            row = self._store.point(statements.ENVIRONMENT, {"name": name})
+            row = await self._store.point(statements.ENVIRONMENT, {"name": name})
             if row is None:
                 return None
             known = self._environments[name] = Environment(row[0], name)

@@ -5,7 +5,7 @@ The ledger: open a database, then work on one environment's log.
     log = await ledger.log("dev")
     await log.create(CreateRun(run_id="run_1", task="import", metadata={"rows": 0}))
     await log.change(ChangeMetadata(run_id="run_1", operations=[Increment(key="rows", value=10)]))
-    log.current("run_1").metadata
+    (await log.current("run_1")).text
 """
 
 import re
@@ -14,21 +14,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as FilePath
-from typing import Any
-
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING, Any
 
 from ledger import statements
 from ledger.audits import Audits
-from ledger.checkpoint import SigningKey, verifier_key
-from ledger.errors import RunNotFound, UnusableDatabase
+from ledger.errors import RunNotFound
 from ledger.group import Transaction
 from ledger.keyring import Keyring
 from ledger.log import Log
 from ledger.rebuild import Discrepancy, repair
-from ledger.sqlite import SqliteStore, named_file
+from ledger.store import Store, open_store
 from ledger.subscriptions import Subscriptions
 from ledger.verify import Claim, grow, origin
 from ledger.writer import Writer
@@ -38,6 +33,9 @@ from ledger.writes import (
 )
 from projections.size import METADATA_BYTES_DEFAULT, METADATA_BYTES_MAX
 from projections.times import Microseconds
+
+if TYPE_CHECKING:
+    from ledger.checkpoint import SigningKey
 
 LATE_WRITE_S_DEFAULT = 3_600  # seconds; the reference server's window for the last flush of a run
 
@@ -72,7 +70,7 @@ class Ledger:
     """
 
     def __init__(
-        self, store: SqliteStore, writer: Writer, rules: Rules, subscriptions: Subscriptions, keys: Keyring
+        self, store: Store, writer: Writer, rules: Rules, subscriptions: Subscriptions, keys: Keyring
     ) -> None:
         self._store = store
         self._writer = writer
@@ -92,13 +90,14 @@ class Ledger:
         clock: Callable[[], Microseconds] | None = None,
     ) -> "Ledger":
         """
-        Open a database, make it if it is not there, and bring its tables up to date.
+        Open a database. A SQLite file is made if it is not there, and its tables are brought up to date.
 
         Args:
-            url: Such as `sqlite+aiosqlite:///run-ledger.db`.
+            url: Such as `sqlite+aiosqlite:///run-ledger.db` or `postgresql://user@host/run_ledger`.
             metadata_bytes_max: Limit of a run's metadata in bytes of compact JSON, at most 262,144.
             late_write_s: Seconds after a run's end during which its metadata may still be changed.
-            clock: Microseconds since 1970-01-01 UTC, the system's clock by default.
+            clock: Microseconds since 1970-01-01 UTC; by default the clock of the database server, or of the system
+                where there is none.
 
         Raises:
             UnusableDatabase: The URL or what it names cannot be used.
@@ -109,7 +108,7 @@ class Ledger:
         if late_write_s < 0:
             raise ValueError("late_write_s must be 0 seconds or more")
         rules = Rules(metadata_bytes_max, late_write_s)
-        store = await _open_store(url)
+        store = await open_store(url)
         subscriptions = Subscriptions(store)
         writer = Writer(store, rules, clock, subscriptions.publish)
         return cls(store, writer, rules, subscriptions, Keyring(store, clock))
@@ -174,7 +173,7 @@ class Ledger:
         where = difference.environment, difference.run_id
         await self._store.write(lambda transaction: repair(transaction, environment, *where))
 
-    async def checkpoint(self, key: SigningKey) -> list[Checkpoint]:
+    async def checkpoint(self, key: "SigningKey") -> list[Checkpoint]:
         """
         Sign the size and Merkle root of every environment's log.
 
@@ -184,6 +183,8 @@ class Ledger:
             Unsound: A log is not what its last checkpoint was made of.
             Unavailable: Nothing was written; try again.
         """
+        from ledger.checkpoint import verifier_key  # noqa: PLC0415 - Loads cryptography, which few need.
+
         grown = await self._store.inspect(
             lambda view: [(log, *grow(view, log)) for log in view.rows(statements.LOGS, {})]
         )
@@ -218,46 +219,6 @@ class Ledger:
         return await self.log(environment)
 
 
-def sqlite_file(url: str) -> FilePath | None:
-    """
-    The file of a SQLite database, None for another engine.
-
-    Raises:
-        UnusableDatabase: The URL is none, or names no file.
-    """
-    parsed = _parsed(url)
-    return named_file(parsed) if parsed.get_backend_name() == "sqlite" else None
-
-
-def missing_file(url: str) -> FilePath | None:
-    """
-    The file of a SQLite database that does not exist, None for one that does and for another engine.
-
-    Raises:
-        UnusableDatabase: The URL is none, or names no file.
-    """
-    path = sqlite_file(url)
-    return None if path is None or path.exists() else path
-
-
-def _parsed(url: str) -> URL:
-    try:
-        return make_url(url)
-    except ArgumentError as error:
-        raise UnusableDatabase(
-            f"{url!r} is not a database URL; write for example sqlite+aiosqlite:///run-ledger.db"
-        ) from error
-
-
-async def _open_store(url: str) -> SqliteStore:
-    parsed = _parsed(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise UnusableDatabase(
-            f"{parsed.get_backend_name()} is not supported; write for example sqlite+aiosqlite:///run-ledger.db"
-        )
-    return await SqliteStore.open(parsed)
-
-
 def _keep_checkpoint(transaction: Transaction, row: dict[str, Any]) -> None:
     which = {"environment": row["environment_id"], "events": row["size"]}
     transaction.send(statements.FORGET_CHECKPOINT, [which])  # Of another key or epoch.
@@ -265,10 +226,7 @@ def _keep_checkpoint(transaction: Transaction, row: dict[str, Any]) -> None:
 
 
 def _add_environment(transaction: Transaction, name: str) -> int:
-    found = transaction.rows(statements.ENVIRONMENT, {"name": name})
-    if found:  # Another process was faster.
-        return int(found[0]["environment_id"])
-    transaction.send(statements.ADD_ENVIRONMENT, [{"environment_id": None, "name": name}])
+    transaction.send(statements.ADD_ENVIRONMENT, [{"name": name}])
     environment_id = int(transaction.rows(statements.ENVIRONMENT, {"name": name})[0]["environment_id"])
     log = {
         "environment_id": environment_id,

@@ -4,36 +4,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from ledger import as_of, feed, finding, history, reads, statements
+from ledger import as_of, feed, finding, history, reads, statements, states
 from ledger.audits import Audits, RunAudit, audit_of, audits_of, judge_by
+from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
 from ledger.faults import Report
-from ledger.feed import WHOLE_FEED, Cursor, FeedPage, Selection
+from ledger.feed import WHOLE_FEED, Cursor, FeedEvent, FeedPage, Selection
 from ledger.finding import Listing, RunsPage, Sort
 from ledger.heads import read_tags
 from ledger.history import EVERYTHING, Explanation, HistoryPage, Wanted
 from ledger.keys import Reach
 from ledger.reads import Difference, Page, Point, RunDetails
-from ledger.sqlite import SqliteStore
+from ledger.states import Folds, Mark, Members, RunState, StatesPage
+from ledger.store import Store
 from ledger.subscriptions import Subscription, Subscriptions
 from ledger.verify import verify_run
 from ledger.writer import Writer
 from ledger.writes import (
     NOBODY,
+    Batch,
     Caller,
     ChangeMetadata,
     ChangeStatus,
     Command,
+    CreateBatch,
     CreateRun,
     Environment,
     EraseKey,
     IdempotencyKey,
+    KnownItem,
+    OneTime,
     Outcome,
     Refused,
     Replayed,
     Rules,
+    TagRun,
     UnappliedOperation,
     Write,
+    Written,
+    WrittenBatch,
 )
 from projections.events import Event
 from projections.filters import EVERY_RUN, RunFilter
@@ -43,6 +52,8 @@ from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.snapshot import Snapshot
 from projections.times import Microseconds
+
+MARKS_MAX = 10_000  # runs of which it is remembered where their status comes from
 
 
 class Current(NamedTuple):
@@ -62,17 +73,19 @@ class Current(NamedTuple):
 
 class Relative(NamedTuple):
     """
-    A run as far as a key's restriction is judged by it.
+    A run as far as the restriction of a key, or the scopes of a token, are judged by it.
 
     Attributes:
         run_id: Its id.
         task: Its task.
         tags: Its tags.
+        batch: Its batch, where that is asked for.
     """
 
     run_id: str
     task: str
     tags: tuple[str, ...]
+    batch: str | None = None
 
 
 class Family(NamedTuple):
@@ -133,12 +146,44 @@ class Moved:
         run_id: The run.
         status: The status that was asked for, which it has.
         version: Its version.
+        unapplied: Operations of its last change that had nothing to work on.
         is_replay: The same request came before; nothing was written now.
     """
 
     run_id: str
     status: Status
     version: int
+    unapplied: tuple[UnappliedOperation, ...] = ()
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """
+    A run after a request for more tags.
+
+    Attributes:
+        version: Its version.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    version: int
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedBatch:
+    """
+    A batch that exists now.
+
+    Attributes:
+        batch: The batch.
+        is_cached: It existed before this request, and is complete.
+        is_replay: The same request came before; nothing was written now.
+    """
+
+    batch: Batch
+    is_cached: bool
     is_replay: bool = False
 
 
@@ -181,7 +226,7 @@ class Log:
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store,
         writer: Writer,
         environment: Environment,
         rules: Rules,
@@ -192,6 +237,8 @@ class Log:
         self._writer = writer
         self._subscriptions = subscriptions
         self._environment = environment
+        self._marks: dict[str, Mark] = {}
+        self._folds = Folds()
         self._audits = audits
         self.metadata_bytes_max = rules.metadata_bytes_max
 
@@ -211,7 +258,11 @@ class Log:
         return self._writer.is_alive
 
     async def create(
-        self, command: CreateRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+        self,
+        command: CreateRun,
+        caller: Caller = NOBODY,
+        idempotency: IdempotencyKey | None = None,
+        one_time: OneTime | None = None,
     ) -> Created:
         """
         Begin a run, or find the one that its id or its trigger's key leads to.
@@ -221,13 +272,16 @@ class Log:
             RunExists: The id belongs to a run of another task or parent.
             TooLarge: Its metadata is over the limit.
             IdempotencyConflict: The key was used for another request.
+            TokenSpent: What lets one request through did that already.
             Unavailable: Nothing was written; try again.
         """
-        outcome = await self._write(command, caller, idempotency)
+        outcome = await self._write(command, caller, idempotency, one_time)
         if isinstance(outcome, Replayed):
             run_key = outcome.run_key
+            assert run_key is not None
             head = await self._store.read(lambda reader: reads.head_by_key(reader, self._environment.id, run_key))
             return Created(head.run.id, outcome.version, not outcome.created, is_replay=True)
+        assert isinstance(outcome, Written)
         return Created(outcome.run.id, outcome.run.version, not outcome.created)
 
     async def change(
@@ -250,6 +304,7 @@ class Log:
         if isinstance(outcome, Replayed):
             snapshot = await self.metadata(command.run_id, version=outcome.version)
             return Changed(snapshot, outcome.unapplied, is_replay=True)
+        assert isinstance(outcome, Written)
         return Changed(outcome.run.snapshot, outcome.unapplied)
 
     async def move(
@@ -267,34 +322,108 @@ class Log:
         """
         outcome = await self._write(command, caller, idempotency)
         if isinstance(outcome, Replayed):
-            return Moved(command.run_id, command.status, outcome.version, is_replay=True)
-        return Moved(command.run_id, command.status, outcome.run.version)
+            return Moved(command.run_id, command.status, outcome.version, outcome.unapplied, is_replay=True)
+        assert isinstance(outcome, Written)
+        return Moved(command.run_id, command.status, outcome.run.version, outcome.unapplied)
 
-    def current(self, run_id: str) -> Current:
+    async def tag(
+        self, command: TagRun, caller: Caller = NOBODY, idempotency: IdempotencyKey | None = None
+    ) -> Tagged:
         """
-        The current metadata of a run, answered at once.
+        Give a run more tags; those that it has already are no event.
+
+        Raises:
+            RunNotFound: There is no such run.
+            WrongExpectedVersion: Another writer was faster.
+            OutOfBounds: They would be too many.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            return Tagged(outcome.version, is_replay=True)
+        assert isinstance(outcome, Written)
+        return Tagged(outcome.run.version)
+
+    async def create_batch(self, command: CreateBatch, idempotency: IdempotencyKey | None = None) -> CreatedBatch:
+        """
+        Make room for the runs of a batch, or find the batch that its key leads to.
+
+        Raises:
+            BatchUnfinished: The key leads to one of another size that lacks some of its runs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Nothing was written; try again.
+        """
+        outcome = await self._write(command, NOBODY, idempotency)
+        if isinstance(outcome, Replayed):
+            assert outcome.batch_id is not None
+            return CreatedBatch(await self.batch(outcome.batch_id), not outcome.created, is_replay=True)
+        assert isinstance(outcome, WrittenBatch)
+        return CreatedBatch(outcome.batch, outcome.is_cached)
+
+    async def create_item(self, command: CreateRun, caller: Caller = NOBODY) -> Created | None:
+        """
+        Begin a run in a place of a batch.
+
+        Returns:
+            The run; None where the place was taken before, which is then left as it is.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            NoSuchPlace: It was created for fewer runs.
+            LedgerError: See `create`.
+        """
+        outcome = await self._write(command, caller, None)
+        if isinstance(outcome, KnownItem):
+            return None
+        assert isinstance(outcome, Written)
+        return Created(outcome.run.id, outcome.run.version, not outcome.created)
+
+    async def batch(self, batch_id: str) -> Batch:
+        """
+        A batch without its runs.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return await self._store.read(lambda reader: reads.batch(reader, self._environment.id, batch_id))
+
+    async def batch_details(self, batch_id: str) -> BatchDetails:
+        """
+        A batch with its runs.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return await self._store.read(lambda reader: reads.batch_details(reader, self._environment.id, batch_id))
+
+    async def current(self, run_id: str) -> Current:
+        """
+        The current metadata of a run.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        found = self._store.current(self._environment.id, run_id)
+        found = await self._store.current(self._environment.id, run_id)
         if found is None:
             raise RunNotFound(run_id)
         return Current(*found)
 
-    def family(self, run_id: str) -> Family:
+    async def family(self, run_id: str) -> Family:
         """
-        Task and tags of a run and of those above it, answered at once.
+        Task and tags of a run and of those above it.
 
         Raises:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        row = self._store.point(statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id})
+        row = await self._store.point(
+            statements.FAMILY, {"environment_id": self._environment.id, "run_id": run_id}
+        )
         if row is None:
             raise RunNotFound(run_id)
-        own = Relative(run_id, row[0], read_tags(row[1]))
+        own = Relative(run_id, row[0], read_tags(row[1]), row[8])
         return Family(own, _relative(row[2:5]), _relative(row[5:8]))
 
     async def metadata(
@@ -451,6 +580,88 @@ class Log:
         judged = self._judged(selection)
         return await self._store.read(
             lambda reader: feed.page(reader, self._environment.id, after=start, limit=limit, selection=judged)
+        )
+
+    async def end(self) -> Cursor:
+        """
+        The place behind the last event, answered at once.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        row = await self._store.point(statements.LOG, {"environment_id": self._environment.id})
+        return Cursor(row[1], row[0])
+
+    async def state(self, run_id: str) -> RunState:
+        """
+        A run as it stands, with its payload.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._store.read(lambda reader: states.current(reader, self._environment.id, run_id))
+
+    async def state_after(self, run_id: str, mark: Mark) -> RunState | None:
+        """
+        A run as it stood one version after a state of it, which costs the same wherever in its stream that is.
+
+        Args:
+            run_id: The run.
+            mark: The mark of that state.
+
+        Returns:
+            None where that state is the current one.
+
+        Raises:
+            RunNotFound: There is no such run.
+            BadCursor: It never had that state.
+        """
+        folded = self._folds.get(run_id, mark.version)
+        state = await self._store.read(
+            lambda reader: states.after(reader, self._environment.id, run_id, mark, folded)
+        )
+        if state is not None:
+            self._folds.keep(state)
+        return state
+
+    async def states_of(self, entries: Sequence[FeedEvent]) -> list[RunState]:
+        """The state of a run after each of the first of some events, of different runs; a bounded number."""
+        if len(self._marks) > MARKS_MAX:
+            self._marks.clear()
+        marks = {
+            entry.event.run_id: mark
+            for entry in entries
+            if (mark := self._marks.get(entry.event.run_id)) is not None
+        }
+        folds = {
+            event.run_id: folded
+            for event in (entry.event for entry in entries)
+            if (folded := self._folds.get(event.run_id, event.version - 1)) is not None
+        }
+        found = await self._store.read(
+            lambda reader: states.of_events(reader, self._environment.id, entries, marks, folds)
+        )
+        for state in found:
+            self._marks[state.run.id] = state.mark
+            self._folds.keep(state)
+        return found
+
+    async def states(
+        self, members: Members, *, position: int | None = None, before: int | None = None
+    ) -> StatesPage:
+        """
+        Runs that belong together, newest first, all as they stood at one place of the log; a bounded number.
+
+        Args:
+            members: Which runs.
+            position: The place; the end of the log by default.
+            before: Only runs with keys below this one: where the page before ended.
+
+        Raises:
+            BadCursor: The log has not reached that place.
+        """
+        return await self._store.read(
+            lambda reader: states.page(reader, self._environment.id, members, position, before)
         )
 
     async def subscribe(
@@ -684,7 +895,7 @@ class Log:
         outcome = await self._write(
             EraseKey(run_id=run_id, path=path, reason=reason, expected=expected), caller, None
         )
-        assert not isinstance(outcome, Replayed)
+        assert isinstance(outcome, Written)
         return Erased(run_id, outcome.run.version, outcome.redacted)
 
     def _judged(self, selection: Selection) -> Selection:
@@ -693,8 +904,14 @@ class Log:
             return selection
         return replace(selection, judge=judge_by(self._audits, self.now))
 
-    async def _write(self, command: Command, caller: Caller, idempotency: IdempotencyKey | None) -> Outcome:
-        return await self._writer.submit(self._environment, Write(command, caller, idempotency))
+    async def _write(
+        self,
+        command: Command,
+        caller: Caller,
+        idempotency: IdempotencyKey | None,
+        one_time: OneTime | None = None,
+    ) -> Outcome:
+        return await self._writer.submit(self._environment, Write(command, caller, idempotency, one_time))
 
 
 def _relative(columns: Sequence[str | None]) -> Relative | None:

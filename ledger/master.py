@@ -42,7 +42,10 @@ def load_master(secret: str | None, database: Path | None) -> bytes:
     if secret is not None:
         return secret.encode()
     if database is None:
-        raise UnusableSecret("set RUN_LEDGER_SECRET, the same on all nodes; only beside a SQLite file one is made")
+        raise UnusableSecret(
+            "set RUN_LEDGER_SECRET, the same on all nodes (openssl rand -hex 32 makes one); "
+            "only beside a SQLite file one is made by itself"
+        )
     path = secret_file(database)
     try:
         if not path.exists():
@@ -52,6 +55,36 @@ def load_master(secret: str | None, database: Path | None) -> bytes:
         raise UnusableSecret(
             f"cannot use {path}: {error.strerror}; mend that, or set RUN_LEDGER_SECRET instead"
         ) from error
+
+
+class Master:
+    """
+    The master secret of a process that only uses it: read when it is first needed, and never made.
+
+    Args:
+        secret: What RUN_LEDGER_SECRET says, None where it is not set.
+        database: The SQLite file, None for another engine.
+    """
+
+    def __init__(self, secret: str | None, database: Path | None) -> None:
+        self._known = None if secret is None else secret.encode()
+        self._path = None if database is None else secret_file(database)
+
+    def read(self) -> bytes:
+        """
+        The secret.
+
+        Raises:
+            UnusableSecret: There is none, or it cannot be used.
+        """
+        if self._known is None:
+            if self._path is None:
+                raise UnusableSecret("RUN_LEDGER_SECRET is not set")
+            try:
+                self._known = _read(self._path)
+            except OSError as error:
+                raise UnusableSecret(f"cannot read {self._path}: {error.strerror}") from error
+        return self._known
 
 
 def _make(path: Path) -> None:

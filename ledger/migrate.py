@@ -7,7 +7,7 @@ from sqlalchemy import Connection, inspect, text
 
 from ledger.errors import UnusableDatabase
 
-HEAD = "0002"  # The newest migration, which a test holds against the folder.
+HEAD = "0003"  # The newest migration, which a test holds against the folder.
 FOLDER = Path(__file__).parent / "migrations"
 
 

@@ -7,12 +7,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import JsonValue
 
 from ledger import statements
-from ledger.errors import BadCursor, RunNotFound, VersionNotFound
-from ledger.heads import Head, read_head
+from ledger.batches import BatchDetails, read_batch, read_batch_run
+from ledger.errors import BadCursor, BatchNotFound, RunNotFound, VersionNotFound
+from ledger.heads import Head, read_head, read_run
 from ledger.keys import Reach
 from ledger.refold import read_event
 from ledger.run_ids import RUN_ID
-from ledger.writes import Refused
+from ledger.writes import Batch, Refused
 from projections import values
 from projections.diff import patch
 from projections.events import Event, RunCreated, RunStatusChanged
@@ -22,6 +23,7 @@ from projections.size import size_bytes
 from projections.snapshot import Snapshot
 from projections.times import Microseconds, format_time
 
+CHILDREN_MAX = 100  # children of a run that are shown with it
 CURSOR_SHOWN = 200  # characters of a bad cursor that an error repeats
 CHUNK = 1_000  # events that are held in memory at once while a run is read through
 
@@ -105,6 +107,8 @@ class RunDetails:
         depth: How many runs lie above it.
         parent: The run that started it.
         root: The topmost run above it.
+        children: The runs that it started, the first 100 of them.
+        idempotency_key_options: What the caller made the trigger's key of: `key` and `scope`.
     """
 
     run: Run
@@ -115,6 +119,8 @@ class RunDetails:
     depth: int
     parent: Run | None
     root: Run | None
+    children: tuple[Run, ...] = ()
+    idempotency_key_options: dict[str, str] | None = None
 
 
 async def head(reader: Reader, environment_id: int, run_id: str) -> Head:
@@ -147,6 +153,9 @@ async def run_details(reader: Reader, environment_id: int, run_id: str) -> RunDe
     for key in {own.parent_key, own.root_key} - {None}:
         assert key is not None
         above[key] = (await head_by_key(reader, environment_id, key)).run
+    below = await reader.rows(
+        statements.CHILDREN, environment_id=environment_id, run_key=own.key, count=CHILDREN_MAX
+    )
     begun, ended = created.body, moved.body
     assert isinstance(begun, RunCreated)
     return RunDetails(
@@ -158,7 +167,24 @@ async def run_details(reader: Reader, environment_id: int, run_id: str) -> RunDe
         depth=own.depth,
         parent=None if own.parent_key is None else above[own.parent_key],
         root=None if own.root_key is None else above[own.root_key],
+        children=tuple(map(read_run, below)),
+        idempotency_key_options=begun.idempotency_key_options,
     )
+
+
+async def batch(reader: Reader, environment_id: int, batch_id: str) -> Batch:
+    """See `Log.batch`."""
+    row = await reader.row(statements.BATCHES, environment_id=environment_id, values=values.dump([batch_id]))
+    if row is None:
+        raise BatchNotFound(batch_id)
+    return read_batch(row)
+
+
+async def batch_details(reader: Reader, environment_id: int, batch_id: str) -> BatchDetails:
+    """See `Log.batch_details`."""
+    found = await batch(reader, environment_id, batch_id)
+    rows = await reader.rows(statements.BATCH_RUNS, environment_id=environment_id, batch_id=batch_id)
+    return BatchDetails(found, tuple(map(read_batch_run, rows)))
 
 
 async def cursor_key(reader: Reader, environment_id: int, cursor: str, within: Reach | None) -> int:

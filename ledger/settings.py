@@ -1,13 +1,14 @@
 """Settings, from the environment variables that begin with RUN_LEDGER_; options of the command line come first."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.master import SECRET_CHARACTERS_MIN
 from ledger.run_ids import RUN_ID
@@ -16,6 +17,7 @@ from projections.size import ATTEMPT_MAX, METADATA_BYTES_DEFAULT, METADATA_BYTES
 PREFIX = "RUN_LEDGER_"
 OPEN_ENVIRONMENT = "dev"  # The one environment that a ledger without API keys serves.
 RATE_LIMIT_DEFAULT = 1_000  # requests a second for each key: more than most servers answer
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # As browsers write it: no path.
 RATE_LIMIT_MAX = 1_000_000  # requests a second; no process comes near it
 
 
@@ -36,6 +38,17 @@ def _long_enough(secret: SecretStr) -> SecretStr:
             f"it has fewer than {SECRET_CHARACTERS_MIN} characters; make one with: openssl rand -hex 32"
         )
     return secret
+
+
+def _origins(value: object) -> object:
+    """Origins of web pages, separated by commas, or a star for all."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(item.strip().lower() for item in value.split(",") if item.strip())
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin} is no origin; write for example https://app.example, or *")
+    return origins
 
 
 def _state_folder() -> Path:
@@ -64,6 +77,7 @@ class Settings(BaseSettings):
     metadata_bytes_max: int = Field(default=METADATA_BYTES_DEFAULT, ge=2, le=METADATA_BYTES_MAX)
     secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
     rate_limit: int = Field(default=RATE_LIMIT_DEFAULT, ge=0, le=RATE_LIMIT_MAX)
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = ()
     late_write_s: int = Field(default=3_600, ge=0, le=10 * 365 * 86_400)
 
     # Live streams: seconds of silence before a sign of life, seconds until a reader that takes no bytes is

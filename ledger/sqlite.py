@@ -22,15 +22,30 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import aiosqlite
-from sqlalchemy import URL, ClauseElement, Connection, create_engine, event, pool
+from sqlalchemy import (
+    URL,
+    ClauseElement,
+    Connection,
+    Text,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    pool,
+    select,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ledger import statements
+from ledger.dialects import AnyOfValues
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
+from ledger.reading import complete
+from projections.times import Microseconds
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
@@ -149,14 +164,14 @@ class SqliteStore:
         task.add_done_callback(self._reads.discard)
         return await asyncio.shield(task)
 
-    def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
+    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
         """The current metadata of a run, its version and its size in bytes; answered at once."""
-        row: tuple[str, int, int] | None = self.point(
+        row: tuple[str, int, int] | None = await self.point(
             statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
         )
         return row
 
-    def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+    async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
         self._refuse_closed()
         try:
@@ -338,6 +353,10 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def now(self) -> Microseconds:
+        """The clock of this machine, which whoever has the file open shares."""
+        return time.time_ns() // 1000
+
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
         return self._connection.execute(_text(statement), parameters).fetchall()
@@ -395,20 +414,15 @@ class Reader:
 def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
     connection.execute("BEGIN")
     try:
-        return _complete(work(Reader(connection)))
+        return complete(work(Reader(connection)))
     finally:
         connection.execute("ROLLBACK")
 
 
-def _complete(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a coroutine that waits for nothing from its beginning to its end."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        result: _Result = done.value
-        return result
-    work.close()
-    raise AssertionError("a read may wait for nothing but its statements")
+@compiles(AnyOfValues)
+def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) -> str:
+    listed = select(func.json_each(bindparam(element.name, type_=Text)).table_valued("value").c.value)
+    return compiler.process(element.column.in_(listed), **options)
 
 
 @cache

@@ -14,13 +14,11 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    Text,
     and_,
     bindparam,
     delete,
     exists,
     func,
-    insert,
     literal_column,
     null,
     or_,
@@ -28,9 +26,13 @@ from sqlalchemy import (
     union,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert  # Its ON CONFLICT DO NOTHING is SQLite's too.
 
+from ledger.dialects import AnyOfValues
 from ledger.tables import (
     api_keys,
+    batch_items,
+    batches,
     checkpoints,
     environments,
     erasures,
@@ -69,16 +71,6 @@ def _kept_for_usual_filters(build: Callable[_Filters, _Statement]) -> Callable[_
     return chosen
 
 
-def _any_of_values(column: Column[Any]) -> ColumnElement[bool]:
-    """The column equals one of `values`, a list: a single parameter, so that the text never changes."""
-    return _any_of_list(column, "values")
-
-
-def _any_of_list(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    """As `_any_of_values`, of the parameter *name*."""
-    return column.in_(select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value))
-
-
 def like_pattern(text: str) -> str:
     """What every text that holds *text* is LIKE."""
     for special in (LIKE_ESCAPE, "%", "_"):
@@ -94,9 +86,9 @@ roots = runs.alias("roots")
 # The environment's id by its name.
 ENVIRONMENT = select(environments.c.environment_id).where(environments.c.name == bindparam("name"))
 
-# A new environment, and its empty log.
-ADD_ENVIRONMENT = insert(environments)
-ADD_LOG = insert(logs)
+# A new environment, and its empty log; nothing where another process was faster.
+ADD_ENVIRONMENT = insert(environments).values(name=bindparam("name")).on_conflict_do_nothing()
+ADD_LOG = insert(logs).on_conflict_do_nothing()
 
 # Lock the log: the first statement of a write, and the only lock there is. (SQLite ignores FOR UPDATE; its write
 # transaction holds the lock of the whole file already.)
@@ -182,9 +174,9 @@ def _heads() -> Select[tuple[object, ...]]:
 
 
 # Heads by run id; by run key; by the trigger's idempotency key (newest first). `values` is a list.
-HEADS = _heads().where(_any_of_values(runs.c.run_id))
-HEADS_BY_KEY = _heads().where(_any_of_values(runs.c.run_key))
-HEADS_BY_IDEMPOTENCY_KEY = _heads().where(_any_of_values(runs.c.idempotency_key)).order_by(runs.c.run_key.desc())
+HEADS = _heads().where(AnyOfValues(runs.c.run_id))
+HEADS_BY_KEY = _heads().where(AnyOfValues(runs.c.run_key))
+HEADS_BY_IDEMPOTENCY_KEY = _heads().where(AnyOfValues(runs.c.idempotency_key)).order_by(runs.c.run_key.desc())
 
 # The current metadata of one run.
 CURRENT = select(runs.c.metadata, runs.c.version, runs.c.size_bytes).where(
@@ -200,11 +192,17 @@ LAST_VERSION = select(runs.c.version).where(
 )
 
 # What the feed says of the runs that events belong to. `values` is a list of run keys.
-LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags).where(
-    runs.c.environment_id == _environment, _any_of_values(runs.c.run_key)
+LABELS = select(runs.c.run_key, runs.c.run_id, runs.c.task, runs.c.tags, runs.c.batch).where(
+    runs.c.environment_id == _environment, AnyOfValues(runs.c.run_key)
 )
 
-# Task and tags of one run and of the two above it, with the ids of these: what a key's restriction is judged by.
+# The runs below a run, oldest first, `count` of them. `run_key` is its key.
+CHILDREN = (
+    _heads().where(runs.c.parent_key == bindparam("run_key")).order_by(runs.c.run_key).limit(bindparam("count"))
+)
+
+# Task and tags of one run and of the two above it, with the ids of these, and its batch: what the restriction of a
+# key and the scopes of a token are judged by.
 FAMILY = (
     select(
         runs.c.task,
@@ -215,6 +213,7 @@ FAMILY = (
         roots.c.run_id,
         roots.c.task,
         roots.c.tags,
+        runs.c.batch,
     )
     .outerjoin(
         parents, (parents.c.environment_id == runs.c.environment_id) & (parents.c.run_key == runs.c.parent_key)
@@ -282,7 +281,7 @@ def _tagged_any_of(name: str) -> ColumnElement[bool]:
         .where(
             tags.c.environment_id == runs.c.environment_id,
             tags.c.run_key == runs.c.run_key,
-            _any_of_list(tags.c.tag, name),
+            AnyOfValues(tags.c.tag, name),
         )
         .correlate(runs)
     )
@@ -291,12 +290,12 @@ def _tagged_any_of(name: str) -> ColumnElement[bool]:
 def _narrowed(narrowing: Narrowing, *, without: Container[str] = ()) -> list[ColumnElement[bool]]:
     """The conditions of a narrowing on `runs`, but for some columns."""
     found = [
-        _tagged_any_of(name) if name == "tag" else _any_of_list(runs.c[name], name)
+        _tagged_any_of(name) if name == "tag" else AnyOfValues(runs.c[name], name)
         for name in sorted(narrowing.lists)
         if name not in without
     ]
     if narrowing.reach:
-        found.append(or_(_any_of_list(runs.c.task, "reach_task"), _tagged_any_of("reach_tag")))
+        found.append(or_(AnyOfValues(runs.c.task, "reach_task"), _tagged_any_of("reach_tag")))
     return found
 
 
@@ -362,7 +361,7 @@ LAST_POSITIONS = (
     select(events.c.position.label("place"), runs.c.run_key)
     .select_from(runs)
     .join(events, _of_last_event)
-    .where(runs.c.environment_id == _environment, _any_of_values(runs.c.run_key))
+    .where(runs.c.environment_id == _environment, AnyOfValues(runs.c.run_key))
 )
 
 
@@ -430,11 +429,28 @@ def chosen_heads(
             (runs.c.updated_at >= bindparam("updated_since")) & (runs.c.updated_at <= bindparam("updated_until"))
         )
     if past and "status" in narrowing.lists:
-        now.append(_any_of_list(runs.c.status, "status"))
+        now.append(AnyOfValues(runs.c.status, "status"))
     if past and now:
         now = [or_(runs.c.updated_at > bindparam("at"), and_(*now))]
     of_life = {"status"} if past else ()
-    return heads.where(_any_of_values(runs.c.run_key), *_narrowed(narrowing, without=of_life), *now)
+    return heads.where(AnyOfValues(runs.c.run_key), *_narrowed(narrowing, without=of_life), *now)
+
+
+@lru_cache(FILTERS_KEPT)
+def page_of_members(*, tags: int, of_batch: bool, reach: bool) -> Select[tuple[object, ...]]:
+    """
+    Heads above the run key `low` and below `high`, newest first, `count` of them.
+
+    Args:
+        tags: How many tags a run must have, all of them: parameters `tag_0`, `tag_1` ..., each a list of one.
+        of_batch: Only runs of the batch `batch`.
+        reach: Only runs of these tasks or with these tags, both parameters: `reach_task` and `reach_tag`.
+    """
+    conditions = _narrowed(Narrowing(reach=reach))
+    conditions += [_tagged_any_of(f"tag_{number}") for number in range(tags)]
+    if of_batch:
+        conditions.append(runs.c.batch == bindparam("batch"))
+    return _heads().where(*_between_keys, *conditions).order_by(runs.c.run_key.desc()).limit(bindparam("count"))
 
 
 # The newest run with a key up to `run`: a probe of the search for those that existed at a moment.
@@ -489,7 +505,7 @@ RUN_WEIGHTS = (
 # The events at these positions. `values` is a list.
 EVENTS_AT = (
     select(events)
-    .where(events.c.environment_id == _environment, _any_of_values(events.c.position))
+    .where(events.c.environment_id == _environment, AnyOfValues(events.c.position))
     .order_by(events.c.position)
 )
 
@@ -545,6 +561,9 @@ STATUS_AT = (
     .limit(1)
 )
 
+# The same, if a version above `after` did so.
+STATUS_BETWEEN = STATUS_AT.where(_a_version_above)
+
 # The tags that a run got with versions above `after`, up to `last`: the first `count` times.
 TAGGED = (
     select(events.c.version, events.c.data)
@@ -581,7 +600,7 @@ COUNT_REFUSALS = (
     select(refusals.c.run_key, func.max(refusals.c.number).label("count"))
     .where(
         refusals.c.environment_id == _environment,
-        _any_of_values(refusals.c.run_key),
+        AnyOfValues(refusals.c.run_key),
     )
     .group_by(refusals.c.run_key)
 )
@@ -606,14 +625,14 @@ REFUSALS = (
 # What is remembered under these keys, expired or not. `values` is a list of keys.
 REMEMBERED = select(idempotency).where(
     idempotency.c.environment_id == _environment,
-    _any_of_values(idempotency.c.key),
+    AnyOfValues(idempotency.c.key),
 )
 REMEMBER = insert(idempotency)
 
 # Forget these keys, whose time is over. `values` is a list.
 FORGET = delete(idempotency).where(
     idempotency.c.environment_id == _environment,
-    _any_of_values(idempotency.c.key),
+    AnyOfValues(idempotency.c.key),
 )
 
 # Keys whose time is over at `now`, `count` at most.
@@ -621,6 +640,51 @@ EXPIRED_KEYS = (
     select(idempotency.c.key)
     .where(idempotency.c.environment_id == _environment, idempotency.c.expires_at <= bindparam("now"))
     .limit(bindparam("count"))
+)
+
+# --- batches ---
+
+# Batches by id; by the idempotency key they were created with, newest first. `values` is a list.
+BATCHES = select(batches).where(batches.c.environment_id == _environment, AnyOfValues(batches.c.batch_id))
+BATCHES_BY_IDEMPOTENCY_KEY = (
+    select(batches)
+    .where(batches.c.environment_id == _environment, AnyOfValues(batches.c.idempotency_key))
+    .order_by(batches.c.created_at.desc())
+)
+
+ADD_BATCHES = insert(batches)
+
+# A batch after places of it were taken. `environment` and `batch` name it.
+CHANGE_BATCHES = (
+    update(batches)
+    .where(batches.c.environment_id == bindparam("environment"), batches.c.batch_id == bindparam("batch"))
+    .values(
+        item_count=bindparam("item_count"), updated_at=bindparam("updated_at"), sealed_at=bindparam("sealed_at")
+    )
+)
+
+# Which of these places of a batch are taken. `values` is a list of them.
+BATCH_ITEMS = select(batch_items.c.item_index).where(
+    batch_items.c.environment_id == _environment,
+    batch_items.c.batch_id == bindparam("batch_id"),
+    AnyOfValues(batch_items.c.item_index),
+)
+
+ADD_BATCH_ITEMS = insert(batch_items)
+
+# The runs of a batch by their places, as far as the batch and a key's restriction are judged by them.
+BATCH_RUNS = (
+    select(runs.c.run_id, runs.c.task, runs.c.tags, runs.c.status, runs.c.updated_at, runs.c.finished_at)
+    .join(
+        batch_items,
+        (batch_items.c.environment_id == runs.c.environment_id) & (batch_items.c.run_key == runs.c.run_key),
+    )
+    .where(
+        runs.c.environment_id == _environment,
+        batch_items.c.environment_id == _environment,
+        batch_items.c.batch_id == bindparam("batch_id"),
+    )
+    .order_by(batch_items.c.item_index)
 )
 
 # --- the whole log, to be proven: read row by row, never at once ---

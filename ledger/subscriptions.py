@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from ledger import feed
 from ledger.errors import SubscriptionEnded, Unavailable
@@ -23,6 +23,7 @@ from ledger.feed import Cursor, FeedEvent, Place, Selection
 from ledger.group import Recorded
 from ledger.reads import Reader
 from ledger.refold import read_event
+from ledger.store import Store
 from ledger.writes import Environment
 from projections.runs import Run
 
@@ -33,21 +34,7 @@ BATCH_BYTES_MAX = 2**16  # and bytes of their data, unless the first alone has m
 LOOK_S = 1.0  # seconds after which the log is looked at even if nobody said that it grew
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 _position = attrgetter("position")
-
-
-class Store(Protocol):
-    """An engine, as far as following its log needs it."""
-
-    async def read(self, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
-        """Run *work* on a consistent view of the database."""
-
-    async def last_position(self, environment_id: int) -> int:
-        """The last position of an environment's log."""
-
-    async def changed(self) -> None:
-        """Wait until something may have been committed since the last call, by whatever process."""
 
 
 class Subscription:
@@ -417,4 +404,4 @@ class Subscriptions:
 
 def _entry(recorded: Recorded, row: Mapping[str, Any]) -> FeedEvent:
     run = recorded.heads[row["run_key"]].run
-    return FeedEvent(read_event(row, run.id), run.task, frozenset(run.tags))
+    return FeedEvent(read_event(row, run.id), run.task, frozenset(run.tags), run.batch)

@@ -18,7 +18,7 @@ from ledger.commit import Committed, commit_group
 from ledger.erase import erase
 from ledger.errors import Busy, LedgerError, Overloaded
 from ledger.group import Recorded, Transaction
-from ledger.writes import Environment, EraseKey, Outcome, Rules, Write
+from ledger.writes import CreateBatch, Environment, EraseKey, Outcome, Rules, Write
 from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
@@ -49,7 +49,7 @@ class Writer:
     Args:
         store: Where transactions run.
         rules: Limits and windows.
-        clock: Microseconds since 1970-01-01 UTC.
+        clock: Microseconds since 1970-01-01 UTC; the engine's by default.
         publish: Told what was appended to an environment's log, after the commit and after its callers.
     """
 
@@ -62,7 +62,7 @@ class Writer:
     ) -> None:
         self._store = store
         self._rules = rules
-        self._clock = clock or _now
+        self._clock = clock
         self._publish = publish
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
@@ -76,7 +76,7 @@ class Writer:
 
     def now(self) -> Microseconds:
         """What the clock shows."""
-        return self._clock()
+        return (self._clock or _now)()
 
     async def submit(self, environment: Environment, write: Write) -> Outcome:
         """
@@ -174,7 +174,10 @@ class Writer:
         try:
             await self._commit([waiting])
         except Exception as error:
-            _logger.exception("a write to run %s failed", waiting.write.command.run_id)
+            command = waiting.write.command
+            _logger.exception(
+                "a write to %s failed", command.batch_id if isinstance(command, CreateBatch) else command.run_id
+            )
             _fail([waiting], error)
 
     async def _transact(self, group: Sequence[_Waiting]) -> Committed:
@@ -195,12 +198,11 @@ def _commit_group(
     environment: Environment,
     writes: Sequence[Write],
     rules: Rules,
-    clock: Callable[[], int],
+    clock: Callable[[], int] | None,
 ) -> Committed:
-    # The clock is read inside the transaction: what is recorded later is never recorded earlier.
     if isinstance(command := writes[0].command, EraseKey):
-        return erase(transaction, environment, command, writes[0].caller, rules, clock())
-    return commit_group(transaction, environment, writes, rules, clock())
+        return erase(transaction, environment, command, writes[0].caller, rules, clock)
+    return commit_group(transaction, environment, writes, rules, clock)
 
 
 def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:

@@ -1,6 +1,6 @@
 """What can be asked of the log, and what it answers: plain values between callers, writer and transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,6 +71,29 @@ class IdempotencyKey:
         _refuse_nul(self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class OneTime:
+    """
+    Lets one write through, and no second one.
+
+    Attributes:
+        digest: SHA-256 of what its owner shows, in hexadecimal.
+        expires_at: From when it would let nothing through anyway.
+    """
+
+    digest: str
+    expires_at: Microseconds
+
+    @property
+    def key(self) -> str:
+        """
+        Where it is remembered, among the idempotency keys.
+
+        A key that a caller chooses is printable, so no caller can name this one.
+        """
+        return f"\x1f{self.digest}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRun:
     """
@@ -81,6 +104,7 @@ class CreateRun:
         task: What it executes.
         parent: Run id of the run that starts it.
         batch: Batch it belongs to.
+        item: Its place in that batch, from 0: whatever comes first for a place takes it.
         tags: At most ten.
         status: Its first status.
         attempt: Its first attempt.
@@ -89,12 +113,16 @@ class CreateRun:
         metadata: Its first metadata, canonical.
         idempotency_key: The trigger's key: within the task and until it expires it leads to this run.
         idempotency_ttl_s: For how long, in seconds.
+        idempotency_key_options: What the caller made that key of: `key` and `scope`.
+        may_take: Judges by task and tags whether a run that the key leads to may take the place in the batch; None
+            for any run.
     """
 
     run_id: str
     task: str
     parent: str | None = None
     batch: str | None = None
+    item: int | None = None
     tags: tuple[str, ...] = ()
     status: Status = Status.QUEUED
     attempt: int = 1
@@ -103,12 +131,35 @@ class CreateRun:
     metadata: JsonObject = field(default_factory=dict)
     idempotency_key: str | None = None
     idempotency_ttl_s: int = 0
+    idempotency_key_options: dict[str, str] | None = None
+    may_take: Callable[[str, tuple[str, ...]], bool] | None = None
 
     def __post_init__(self) -> None:
         if not RUN_ID.fullmatch(self.run_id):
             raise ValueError(
                 f"{self.run_id!r} cannot be a run's id; use 1 to 128 letters, digits and the characters ._:@+=-"
             )
+        _refuse_nul(self.idempotency_key or "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateBatch:
+    """
+    Make room for the runs of a batch, which are created one by one.
+
+    Attributes:
+        batch_id: The id it is to have.
+        run_count: How many runs it is to hold.
+        idempotency_key: Until it expires it leads to this batch.
+        idempotency_ttl_s: For how long, in seconds.
+    """
+
+    batch_id: str
+    run_count: int
+    idempotency_key: str | None = None
+    idempotency_ttl_s: int = 0
+
+    def __post_init__(self) -> None:
         _refuse_nul(self.idempotency_key or "")
 
 
@@ -146,6 +197,9 @@ class ChangeStatus:
         output: What the run returned.
         error: Why it failed: `message`, and perhaps `name` and `stackTrace`.
         expected: Versions that the run may have, None for any.
+        unless_finished: Leave a run that is over as it is.
+        last_change: What the same attempt does to the metadata just before, in the same transaction; only for a
+            status that ends the run. Its own attempt and expected versions do not count.
     """
 
     run_id: str
@@ -153,6 +207,30 @@ class ChangeStatus:
     attempt: int | None = None
     output: JsonValue = None
     error: JsonValue = None
+    expected: frozenset[int] | None = None
+    unless_finished: bool = False
+    last_change: ChangeMetadata | None = None
+
+    def __post_init__(self) -> None:
+        if self.last_change is not None and not self.status.is_finished:
+            raise ValueError(f"a last change belongs to a status that ends the run, and {self.status} does not")
+        if self.last_change is not None and self.last_change.run_id != self.run_id:
+            raise ValueError(f"a last change of run {self.last_change.run_id} came with the end of {self.run_id}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagRun:
+    """
+    Give a run more tags.
+
+    Attributes:
+        run_id: The run.
+        tags: None of them blank; those that it has already are skipped.
+        expected: Versions that the run may have, None for any.
+    """
+
+    run_id: str
+    tags: tuple[str, ...]
     expected: frozenset[int] | None = None
 
 
@@ -181,16 +259,17 @@ class EraseKey:
         self.reason.encode()  # Half a character cannot be stored.
 
 
-Command = CreateRun | ChangeMetadata | ChangeStatus | EraseKey
+Command = CreateRun | CreateBatch | ChangeMetadata | ChangeStatus | TagRun | EraseKey
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One request to the log: what, who, and the key that makes a retry harmless."""
+    """One request to the log: what, who, the key that makes a retry harmless, and what lets it through once."""
 
     command: Command
     caller: Caller
     idempotency: IdempotencyKey | None = None
+    one_time: OneTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,24 +309,76 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Runs that were triggered together.
+
+    Attributes:
+        id: Its id.
+        run_count: How many runs it is to hold.
+        item_count: How many places are taken.
+        idempotency_key: The one it was created with.
+        idempotency_expires_at: Until when that key leads to it.
+        created_at: When it was created.
+        updated_at: When a place was last taken.
+        sealed_at: When the last place was taken, None while some are free.
+    """
+
+    id: str
+    run_count: int
+    item_count: int
+    idempotency_key: str | None
+    idempotency_expires_at: Microseconds | None
+    created_at: Microseconds
+    updated_at: Microseconds
+    sealed_at: Microseconds | None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Every place is taken."""
+        return self.sealed_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenBatch:
+    """
+    A batch that exists now, durably.
+
+    Attributes:
+        batch: The batch.
+        is_cached: It was there before, and complete.
+    """
+
+    batch: Batch
+    is_cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownItem:
+    """The place in the batch was taken before; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Replayed:
     """
     What was done when the same request came first; nothing was written now.
 
     Attributes:
-        run_key: The named run's key.
+        run_key: The named run's key; None where the request was about a batch.
         version: Its version after that write.
-        created: That write made the run.
+        created: That write made the run, or found no complete batch.
         unapplied: Operations that had nothing to work on.
+        batch_id: The batch.
     """
 
-    run_key: int
+    run_key: int | None
     version: int
     created: bool
     unapplied: tuple[UnappliedOperation, ...]
+    batch_id: str | None = None
 
 
-Outcome = Written | Replayed
+Outcome = Written | WrittenBatch | KnownItem | Replayed
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,9 @@ class RunCreated(_Step):
     payload: JsonValue = None
     payload_type: str | None = None
     metadata: dict[str, JsonValue] = {}
-    # Left out of the data where there is no idempotency key.
+    # Left out of the data where there is no idempotency key, or the caller did not say what it was made of.
     idempotency_expires_at: Annotated[Microseconds, BeforeValidator(_moment)] | None = None
+    idempotency_key_options: dict[str, str] | None = None
 
 
 class RunStatusChanged(_Step):
@@ -181,8 +182,11 @@ def new_event(body: Body) -> NewEvent:
     members: dict[str, Any] = body.model_dump(by_alias=True, mode="json")
     if isinstance(body, RunCreated):
         expires = members.pop("idempotencyExpiresAt")
+        options = members.pop("idempotencyKeyOptions")
         if expires is not None:
             members["idempotencyExpiresAt"] = format_time(expires)
+        if options is not None:
+            members["idempotencyKeyOptions"] = options
     if isinstance(body, RunStatusChanged):
         members = {name: value for name, value in members.items() if value is not None}
     return NewEvent(body.event_type, values.dump(members))

@@ -17,6 +17,7 @@ NAME_CHARACTERS_MAX = 256  # characters of a task, an actor and other names
 ATTEMPT_MAX = 2**31 - 1  # what a 32-bit integer column holds
 TAGS_MAX = 10  # tags of one run; the reference server's bound
 TAG_CHARACTERS_MAX = 128  # characters; the reference server's bound
+BATCH_RUNS_MAX = 1_000  # runs of one batch; the reference server's bound
 PAYLOAD_BYTES_MAX = 524_288  # bytes of a payload or an output; larger ones are uploaded by the reference's SDK
 
 assert METADATA_BYTES_DEFAULT <= METADATA_BYTES_MAX < BODY_BYTES_MAX

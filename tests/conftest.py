@@ -1,9 +1,20 @@
-"""Tests may be coroutines."""
+"""Tests may be coroutines, and programs that they start hear Ctrl-C."""
 
 import asyncio
 import inspect
+import signal
+from collections.abc import Iterator
 
 import pytest
+
+from tests.postgres import Server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One server for all tests of this process."""
+    with Server() as server:
+        yield server
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -18,3 +29,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     else:
         asyncio.run(pyfuncitem.obj(**arguments))
     return True
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and every program inherits that from its parent."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

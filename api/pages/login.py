@@ -56,7 +56,7 @@ async def sign_in(request: Request) -> Response:
             503, "no-secret", "Nobody can sign in", "this server has no master secret to seal sessions with"
         )
     try:
-        key = ledger.keys.admit(form.key.strip())
+        key = await ledger.keys.admit(form.key.strip())
         session = sessions.begin(key)
     except KeyRefused as refused:
         return _form(request, wanted, _why(refused), 401)
@@ -77,7 +77,7 @@ async def sign_out(request: Request) -> Response:
     form = await _read(request)
     session = cookie_of(request.scope)
     sessions: Sessions | None = request.scope.get("run_ledger.sessions")
-    if session is not None and sessions is not None and _is_one(sessions, session):
+    if session is not None and sessions is not None and await _is_one(sessions, session):
         token = sessions.token(session)
         if not hmac.compare_digest(token.encode(), form.token.encode()):
             raise Problem(
@@ -91,10 +91,10 @@ async def sign_out(request: Request) -> Response:
     return answer
 
 
-def _is_one(sessions: Sessions, session: str) -> bool:
+async def _is_one(sessions: Sessions, session: str) -> bool:
     """Whether a session opens anything; one that does not is taken away from whoever asks."""
     try:
-        sessions.admit(session)
+        await sessions.admit(session)
     except (KeyRefused, UnusableSecret):
         return False
     return True

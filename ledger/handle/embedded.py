@@ -14,6 +14,7 @@ from ledger import bodies
 from ledger.errors import (
     LedgerError,
     NotFound,
+    OutcomeUnknown,
     Unavailable,
     UnknownParent,
     Unreachable,
@@ -71,6 +72,8 @@ class EmbeddedBackend:
             return await _carry_out(log, request, idempotency)
         except Unavailable as error:
             raise Unreachable(str(error), certain=True) from error
+        except OutcomeUnknown as error:
+            raise Unreachable(str(error), certain=False) from error
         except ValidationError as error:
             raise WriteRefused(request.run_id, "invalid-body", str(error), request.operations) from error
         except (LedgerError, Refusal) as error:

@@ -14,11 +14,9 @@ This is all that is needed to make a run of something that another program start
 import logging
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,15 +29,14 @@ from ledger.handle.encoding import encode
 from ledger.handle.outbox import Outbox
 from ledger.handle.records import RunRecord
 from ledger.handle.reporter import Reporter
-from ledger.handle.requests import Reported, Request
+from ledger.handle.requests import Request, operation
 from ledger.run_ids import new_run_id
 from ledger.settings import PREFIX, load_settings
 from projections import values
-from projections.errors import BadPath, BadValue
 from projections.lifecycle import Status
 from projections.metadata import Absent, value_at
-from projections.paths import literal, parse_key
-from projections.size import KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, size_bytes
+from projections.paths import parse_key
+from projections.size import PAYLOAD_BYTES_MAX, size_bytes
 from projections.values import JsonObject
 
 if TYPE_CHECKING:
@@ -58,13 +55,7 @@ class Execution:
     Use `begin` to make one.
 
     Attributes:
-        id: The run's id.
-        task: What it executes, None where this process does not know.
-        attempt: Which attempt this is, from 1; None where this process does not know.
-        parent: Id of the run that started it, None where none did or this process does not know.
-        root: Id of the topmost run above it, likewise.
         is_open: The attempt goes on.
-        is_cached: The run existed before; None where the ledger did not say so yet.
         around: The run that the caller worked for before.
     """
 
@@ -84,27 +75,27 @@ class Execution:
 
     @property
     def task(self) -> str | None:
-        """What the run executes."""
+        """What the run executes, None where this process does not know."""
         return self._outbox.task
 
     @property
     def attempt(self) -> int | None:
-        """Which attempt this is."""
+        """Which attempt this is, from 1; None where this process does not know."""
         return self._outbox.attempt
 
     @property
     def parent(self) -> str | None:
-        """Id of the run that started this one."""
+        """Id of the run that started this one, None where none did or this process does not know."""
         return self._outbox.parent
 
     @property
     def root(self) -> str | None:
-        """Id of the topmost run above this one."""
+        """Id of the topmost run above this one, None where there is none or this process does not know."""
         return self._outbox.root
 
     @property
     def is_cached(self) -> bool | None:
-        """Whether the run existed before."""
+        """Whether the run existed before, None where the ledger did not say so yet."""
         return self._outbox.is_cached
 
     @property
@@ -148,14 +139,8 @@ class Execution:
             BadPath: No operation may use the key.
             TypeError: The key is no text, or the value not of the kind that the operation needs.
         """
-        if kind != "update":
-            key = key if type(key) is str else _plain_key(key)
-            _check_key(key, is_literal=kind == "delete")
-        text = None if kind == "delete" else _encoded(kind, key, value)
-        if kind == "decrement":
-            kind, text = "increment", _negative(str(text))
         outbox = self._outbox
-        reported = Reported(outbox.target(target), kind, key, text, time.time_ns() // 1000)
+        reported = operation(outbox.target(target), kind, key, value)
         self._reporter.add(outbox, reported)
 
     def flush_work(self) -> Coroutine[Any, Any, None]:
@@ -565,44 +550,6 @@ def _text_of(error: BaseException) -> str:
 
 def _shown(text: str) -> str:
     return text[-ERROR_CHARACTERS_MAX:].encode(errors="backslashreplace").decode()
-
-
-def _encoded(kind: str, key: str | None, value: object) -> str:
-    try:
-        text = encode(value)
-    except BadValue as error:
-        raise error.inside(f"{kind}({'' if key is None else repr(key)})") from None
-    if kind in {"increment", "decrement"} and text[0] not in "-0123456789":
-        raise TypeError(f"{kind}({key!r}) takes a number, not {type(value).__name__}")
-    if kind == "update" and text[0] != "{":
-        raise TypeError(f"update takes an object, not {type(value).__name__}")
-    return text
-
-
-@lru_cache(maxsize=4096)
-def _check_key(key: str, *, is_literal: bool) -> None:
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError as error:
-        raise BadValue(
-            "", f"the key {key!a} holds an unpaired surrogate; half a character cannot be stored"
-        ) from error
-    if size > KEY_BYTES_MAX:
-        raise BadPath(key[:40], f"the key is {size:,} bytes, at most {KEY_BYTES_MAX:,} are allowed")
-    literal(key) if is_literal else parse_key(key)
-
-
-def _negative(number: str) -> str:
-    value = values.load(number)
-    assert isinstance(value, int | float)
-    return values.dump(-value)
-
-
-def _plain_key(key: object) -> str:
-    """The text of a key that is a kind of text, such as a member of a StrEnum."""
-    if not isinstance(key, str):
-        raise TypeError(f"a key is text, not {type(key).__name__}")
-    return str.__str__(key)
 
 
 def _faults(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from ledger.errors import BadCursor, NotFound, RunNotFound, Unreachable, WriteRefused
+from ledger.errors import BadCursor, NotFound, OutcomeUnknown, RunNotFound, Unreachable, WriteRefused
 from ledger.handle import inherit
 from ledger.handle.records import Change, RunRecord
 from ledger.handle.requests import Answer, Request, run_path
@@ -180,7 +180,8 @@ class HttpBackend:
         said = body.get("detail") or f"{status} {response.reason_phrase}"
         if "code" not in body:
             said += ", which is not the answer of a Run Ledger server"
-        return Unreachable(f"{self._http.base_url} answers: {said}", certain=status in _NOT_CARRIED_OUT)
+        certain = status in _NOT_CARRIED_OUT and body.get("code") != OutcomeUnknown.code
+        return Unreachable(f"{self._http.base_url} answers: {said}", certain=certain)
 
 
 def _members(response: httpx2.Response) -> dict[str, Any]:

@@ -50,6 +50,12 @@ class Reporter:
         spool_bytes_max: Bytes that this process group's spool may take.
         interval_s: Seconds between two requests about one run that nobody waits for.
         actor: In whose name, None for nobody's.
+
+    Attributes:
+        backend: The way to the ledger, for use in the background thread.
+        backlog: What waits on disk.
+        lock: Held while a job adds to a list or a reader looks at one.
+        not_kept: Operations that were neither delivered nor kept.
     """
 
     def __init__(
@@ -63,11 +69,11 @@ class Reporter:
     ) -> None:
         self._make_backend = backend
         self.actor = actor
-        self._backend: Backend = backend()
+        self.backend: Backend = backend()
         self._folder = folder
         self._spool_bytes_max = spool_bytes_max
         self._known: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
-        self._backlog = self._new_backlog()
+        self.backlog = self._new_backlog()
         self._interval_s = interval_s
         self._outboxes: dict[int, Outbox] = {}  # Those with something to deliver.
         self._background = Background()
@@ -88,7 +94,7 @@ class Reporter:
     def variables(self) -> dict[str, str]:
         """Environment variables that lead another process to the same ledger and the same spools."""
         actor = {} if self.actor is None else {"RUN_LEDGER_ACTOR": self.actor}
-        return {**self._backend.variables, "RUN_LEDGER_SPOOL_DIR": str(self._folder.absolute()), **actor}
+        return {**self.backend.variables, "RUN_LEDGER_SPOOL_DIR": str(self._folder.absolute()), **actor}
 
     # --- what jobs call, in their threads ---
 
@@ -187,17 +193,7 @@ class Reporter:
 
     async def deliver_spools(self) -> int:
         """Send what waits on disk, and say how many requests still wait; see `Backlog.deliver`."""
-        return await self._backlog.deliver()
-
-    @property
-    def backlog(self) -> Backlog:
-        """What waits on disk."""
-        return self._backlog
-
-    @property
-    def backend(self) -> Backend:
-        """The way to the ledger, for use in the background thread."""
-        return self._backend
+        return await self.backlog.deliver()
 
     def close(self, deadline_s: float) -> None:
         """
@@ -256,7 +252,7 @@ class Reporter:
             Unreachable: There was no answer.
         """
         async with outbox.sending:  # What is on its way could be in the answer or not.
-            metadata = await self._backend.metadata(outbox.run_id, None, None)
+            metadata = await self.backend.metadata(outbox.run_id, None, None)
             with self.lock:
                 outbox.view.told(metadata, outbox.own_items())
 
@@ -303,12 +299,12 @@ class Reporter:
     async def _deliver_next(self, outbox: Outbox) -> None:
         """Send the first request of an outbox, or put all of them on disk where it cannot be sent now."""
         request = outbox.requests[0]
-        if self._away or self._backlog.holds(request.run_id):
+        if self._away or self.backlog.holds(request.run_id):
             self._spool_all(outbox)
             self._recover()
             return
         try:
-            answer = await self._backend.send(request)
+            answer = await self.backend.send(request)
         except asyncio.CancelledError:
             outbox.requests[0] = request.sent(now())
             raise
@@ -330,7 +326,7 @@ class Reporter:
 
     def _on_refusal(self, outbox: Outbox, request: Request, refusal: WriteRefused) -> None:
         """One report that is not accepted takes no other with it, although they were sent together."""
-        if self._backlog.may_come(refusal, now(), patient=outbox.waits_for_parent):
+        if self.backlog.may_come(refusal, now(), patient=outbox.waits_for_parent):
             self._spool_all(outbox)
             self._recover()
         elif request.operations > 1:
@@ -359,7 +355,7 @@ class Reporter:
 
     def _new_backlog(self) -> Backlog:
         return Backlog(
-            self._backend, self._folder, self._spool_bytes_max, self._on_late_answer, self._on_late_refusal
+            self.backend, self._folder, self._spool_bytes_max, self._on_late_answer, self._on_late_refusal
         )
 
     def _on_late_answer(self, request: Request, answer: Answer) -> None:
@@ -399,11 +395,11 @@ class Reporter:
         """Put what an outbox has to send on disk; what finds no room there is given up, and said so."""
         requests = list(outbox.requests)
         try:
-            self._backlog.add(requests)
+            self.backlog.add(requests)
         except SpoolFull:
             for request in requests:  # The oldest may fit yet.
                 try:
-                    self._backlog.add([request])
+                    self.backlog.add([request])
                 except SpoolFull as error:
                     with self.lock:
                         self._do_not_keep(outbox, str(error), request.operations)
@@ -416,7 +412,7 @@ class Reporter:
         """Once: whether a process that died left something."""
         if not self._looked:
             self._looked = True
-            if not self._backlog.is_empty():
+            if not self.backlog.is_empty():
                 self._recover()
 
     def _went_away(self, error: Unreachable) -> None:
@@ -424,7 +420,7 @@ class Reporter:
         if not self._has_said_away:
             self._has_said_away = True
             _logger.warning(
-                "%s; what is reported is kept in %s until it can be delivered", error, self._backlog.spool.path
+                "%s; what is reported is kept in %s until it can be delivered", error, self.backlog.spool.path
             )
 
     def _came_back(self) -> None:
@@ -441,17 +437,17 @@ class Reporter:
     async def _deliver_spools_in_time(self) -> None:
         delay = RETRY_S
         while True:
-            before = self._backlog.delivered
+            before = self.backlog.delivered
             try:
-                left = await self._backlog.deliver()
+                left = await self.backlog.deliver()
             except Unreachable as error:
                 self._went_away(error)
             except Exception:  # Whatever it is, reporting goes on.
                 _logger.exception("what waits in %s could not be delivered", self._folder)
             else:
-                if not self._backlog.is_elsewhere:  # Else the other process knows.
+                if not self.backlog.is_elsewhere:  # Else the other process knows.
                     self._away = False
-                if self._backlog.delivered > before:
+                if self.backlog.delivered > before:
                     self._came_back()
                 if not left:
                     return
@@ -465,7 +461,7 @@ class Reporter:
             with suppress(asyncio.CancelledError):
                 await self._recovering
             with suppress(Unreachable):
-                await self._backlog.deliver()
+                await self.backlog.deliver()
 
     # --- letting go ---
 
@@ -480,12 +476,12 @@ class Reporter:
             if outbox.requests:
                 self._spool_all(outbox)
         self._outboxes.clear()
-        await self._backend.close()
+        await self.backend.close()
 
     async def _suspend(self) -> None:
         self._suspended = True
         await self._cancel()
-        await self._backend.close()
+        await self.backend.close()
 
     async def _cancel(self) -> None:
         """End what runs here, except for the caller; what was on its way is marked as sent without an answer."""
@@ -496,8 +492,8 @@ class Reporter:
 
     def _renew(self) -> None:
         """Begin again with nothing open."""
-        self._backend = self._make_backend()
-        self._backlog = self._new_backlog()
+        self.backend = self._make_backend()
+        self.backlog = self._new_backlog()
         self._suspended = False
         self._tasks = set()
         self._recovering = None

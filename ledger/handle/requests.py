@@ -6,14 +6,19 @@ makes every report count exactly once.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
+from ledger.handle.encoding import encode
 from projections import values
-from projections.size import OPERATIONS_MAX
+from projections.errors import BadPath, BadValue
+from projections.paths import literal, parse_key
+from projections.size import KEY_BYTES_MAX, OPERATIONS_MAX
 from projections.times import Microseconds, format_time
 
 BODY_BYTES_AIM = 1_048_576  # bytes of one request; half of what the ledger takes, because text may grow in UTF-8
@@ -121,6 +126,30 @@ class Answer:
     metadata: values.JsonObject | None = None
 
 
+def operation(target: int, kind: str, key: str | None, value: object = None) -> Reported:
+    """
+    One operation as a job asks for it now, checked.
+
+    Args:
+        target: Which list of a request it belongs to: an index of `TARGETS`.
+        kind: `set`, `delete`, `append`, `remove`, `increment`, `decrement` or `update`.
+        key: Its key, None for `update`.
+        value: Its value; not looked at for `delete`.
+
+    Raises:
+        BadValue: JSON cannot say the value.
+        BadPath: No operation may use the key.
+        TypeError: The key is no text, or the value not of the kind that the operation needs.
+    """
+    if kind != "update":
+        key = key if type(key) is str else _plain_key(key)
+        _check_key(key, is_literal=kind == "delete")
+    text = None if kind == "delete" else _encoded(kind, key, value)
+    if kind == "decrement":
+        kind, text = "increment", _negative(str(text))
+    return Reported(target, kind, key, text, time.time_ns() // 1000)
+
+
 def run_path(run_id: str, version: str = "v1") -> str:
     """The HTTP path of a run."""
     name = quote(run_id, safe="._:@+=-")
@@ -180,3 +209,41 @@ def _joined(rest: dict[str, Any], listed: list[tuple[Target, Any]]) -> str:
     for target, operation in listed:
         lists.setdefault(target, []).append(operation)
     return values.dump({**lists, **rest})
+
+
+def _encoded(kind: str, key: str | None, value: object) -> str:
+    try:
+        text = encode(value)
+    except BadValue as error:
+        raise error.inside(f"{kind}({'' if key is None else repr(key)})") from None
+    if kind in {"increment", "decrement"} and text[0] not in "-0123456789":
+        raise TypeError(f"{kind}({key!r}) takes a number, not {type(value).__name__}")
+    if kind == "update" and text[0] != "{":
+        raise TypeError(f"update takes an object, not {type(value).__name__}")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _check_key(key: str, *, is_literal: bool) -> None:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise BadValue(
+            "", f"the key {key!a} holds an unpaired surrogate; half a character cannot be stored"
+        ) from error
+    if size > KEY_BYTES_MAX:
+        raise BadPath(key[:40], f"the key is {size:,} bytes, at most {KEY_BYTES_MAX:,} are allowed")
+    literal(key) if is_literal else parse_key(key)
+
+
+def _negative(number: str) -> str:
+    value = values.load(number)
+    assert isinstance(value, int | float)
+    return values.dump(-value)
+
+
+def _plain_key(key: object) -> str:
+    """The text of a key that is a kind of text, such as a member of a StrEnum."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is text, not {type(key).__name__}")
+    return str.__str__(key)

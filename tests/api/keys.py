@@ -7,10 +7,10 @@ import httpx2
 
 from api.app import ROUTES
 from api.scopes import NEEDS, Need
+from ledger.keys import Action
 from ledger.ledger import Ledger
-from tests.api.service import Service
-
-MASTER = b"a secret that no database holds.."
+from ledger.writes import CreateBatch
+from tests.api.service import MASTER, Service
 
 _METADATA = {"operations": [{"type": "set", "key": "k", "value": 1}]}
 BODIES: dict[tuple[str, str], Any] = {
@@ -19,17 +19,34 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/runs/{run_id}/metadata/erase"): {"key": "k", "reason": "asked for"},
     ("POST", "/api/v1/tasks/{task:path}/trigger"): {"payload": 1},
     ("POST", "/api/v1/runs"): {"task": "t"},
+    ("POST", "/api/v1/auth/jwt/claims"): None,
+    ("POST", "/api/v1/auth/public-tokens"): {"scopes": ["read:runs:r"]},
+    ("POST", "/api/v1/runs/{run_id}/tags"): {"tags": "a tag"},
+    ("POST", "/api/v2/runs/{run_id}/cancel"): {},
+    ("POST", "/api/v3/batches"): {"runCount": 1},
+    ("POST", "/api/v3/batches/{batch_id}/items"): {"index": 0, "task": "t"},
+    ("POST", "/api/v2/tasks/batch"): {"items": [{"task": "t"}]},
 }
 QUERIES = {
     "/api/v1/runs/{run_id}/metadata/diff": "?from=1&to=1",
     "/api/v1/runs/{run_id}/metadata/explain": "?key=k",
+    "/realtime/v1/runs": "?tags=a+tag",
 }
+
+BATCH = "batch_" + "0" * 25  # The one that `Keyed.create_batch` makes.
 
 # Every route of the application as (method, path): a new one is tested by being there.
 EVERY = sorted((method, route.path) for route in ROUTES for method in route.methods or () if method != "HEAD")
 KEYED = [route for route in EVERY if NEEDS[route] is not None]
 PUBLIC = [route for route in EVERY if NEEDS[route] is None]
+SCOPED = [route for route in KEYED if (need := NEEDS[route]) is not None and need.action is not None]
 OF_A_RUN = [route for route in KEYED if "{run_id}" in route[1]]
+
+
+def action_of(route: tuple[str, str]) -> Action:
+    action = need_of(route).action
+    assert action is not None
+    return action
 
 
 def need_of(route: tuple[str, str]) -> Need:
@@ -80,6 +97,15 @@ class Keyed:
     def create(self, run: str, task: str = "t", **members: Any) -> httpx2.Response:
         return self.request("POST", "/api/v1/runs", json={"id": run, "task": task, **members})
 
+    def create_batch(self) -> None:
+        """A batch that has room for one run."""
+        ledger: Ledger = self._api._ledger
+
+        async def make() -> None:
+            await (await ledger.log(self._environment)).create_batch(CreateBatch(batch_id=BATCH, run_count=1))
+
+        self._api._runner.run(make())
+
     def put(self, run: str, **lists: Any) -> httpx2.Response:
         return self.request("PUT", f"/api/v1/runs/{run}/metadata", json=lists or _METADATA)
 
@@ -97,7 +123,8 @@ class Keyed:
 
 
 def path_of(route: tuple[str, str], run: str = "r") -> str:
-    return route[1].replace("{run_id}", run).replace("{task:path}", "t") + QUERIES.get(route[1], "")
+    path = route[1].replace("{run_id}", run).replace("{batch_id}", BATCH).replace("{task:path}", "t")
+    return path + QUERIES.get(route[1], "")
 
 
 def body_of(route: tuple[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ledger.writes import Refused
 
 BEGINNING = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 SECOND = 1_000_000  # microseconds
+MASTER = b"a secret that no database holds.."
 
 JSON = {"Content-Type": "application/json"}
 
@@ -37,7 +38,7 @@ class Service:
         self._runner = runner
         self._ledger = runner.run(Ledger.open(f"sqlite+aiosqlite:///{path}", clock=lambda: self.now, **limits))
         self._log: Log = runner.run(self._ledger.log("dev"))
-        self.app = create_app(self._ledger, self._log)
+        self.app = create_app(self._ledger, self._log, master=lambda: MASTER)
         transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
         self._http = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
@@ -96,7 +97,7 @@ def contents(path: Path) -> dict[str, int]:
 
 
 @cache
-def _empty() -> bytes:
+def empty() -> bytes:
     """A database with all tables and nothing in them: making one takes longer than most tests."""
     with TemporaryDirectory() as folder, asyncio.Runner() as runner:
         path = Path(folder) / "empty.db"
@@ -107,7 +108,7 @@ def _empty() -> bytes:
 @contextmanager
 def service(path: Path, **limits: int) -> Iterator[Service]:
     if not path.exists():
-        path.write_bytes(_empty())
+        path.write_bytes(empty())
     with asyncio.Runner() as runner:
         made = Service(runner, path, **limits)
         try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,21 @@ from api.in_process import InProcess
 from api.streams import Permit, StreamLimits, next_batch
 from ledger.errors import KeyRefused, StorageFailed
 from ledger.keyring import Keyring
-from tests.api.keys import EVERY, KEYED, MASTER, OF_A_RUN, PUBLIC, Keyed, body_of, need_of, path_of, seen
+from tests.api.keys import (
+    EVERY,
+    KEYED,
+    OF_A_RUN,
+    PUBLIC,
+    SCOPED,
+    Keyed,
+    action_of,
+    body_of,
+    need_of,
+    path_of,
+    seen,
+)
 from tests.api.server import PATIENCE_S, ROOT, environment, run_ledger, serving
-from tests.api.service import SECOND, Service, problem, service
+from tests.api.service import MASTER, SECOND, Service, problem, service
 from tests.strategies import thorough
 
 ACTIONS = ("read", "write", "erase")
@@ -80,9 +93,9 @@ def test_a_foreign_run_is_byte_for_byte_one_that_does_not_exist(
     assert theirs.get("/api/v1/runs/r/metadata").json()["version"] == 1
 
 
-@pytest.mark.parametrize("route", KEYED)
+@pytest.mark.parametrize("route", SCOPED)
 def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, route: tuple[str, str]) -> None:
-    needed = need_of(route).action
+    needed = action_of(route)
     Keyed(api).create("r")
     before = api.contents()
     key = Keyed(api, scopes=[action for action in ACTIONS if action != needed])
@@ -95,11 +108,12 @@ def test_a_key_without_the_scope_is_refused_and_writes_nothing(api: Service, rou
         assert seen(key.call(route, "nobody")) == seen(answer)
 
 
-@pytest.mark.parametrize("route", [route for route in KEYED if not route[1].endswith("/live")])
+@pytest.mark.parametrize("route", [route for route in SCOPED if not route[1].endswith("/live")])
 def test_the_scope_that_a_route_asks_for_opens_it(api: Service, route: tuple[str, str]) -> None:
     everything = Keyed(api)
     everything.create("r")
-    for scope in (need_of(route).action, "admin"):
+    everything.create_batch()
+    for scope in (action_of(route), "admin"):
         everything.put("r")  # Something to erase.
         answer = Keyed(api, scopes=[scope]).call(route)
         assert answer.status_code in {200, 201}, answer.text
@@ -131,7 +145,7 @@ def test_an_expired_key_opens_nothing(api: Service, route: tuple[str, str]) -> N
 def test_a_run_that_a_key_may_not_know_of_is_byte_for_byte_one_that_does_not_exist(
     api: Service, route: tuple[str, str]
 ) -> None:
-    action = need_of(route).action
+    action = action_of(route)
     key = Keyed(api, scopes=[f"{action}:tasks:mine", f"{action}:tags:mine"])
     absent = key.call(route)
     Keyed(api).create("r", task="other", tags=["other"])
@@ -141,11 +155,11 @@ def test_a_run_that_a_key_may_not_know_of_is_byte_for_byte_one_that_does_not_exi
     assert api.contents() == before
 
 
-@pytest.mark.parametrize("route", [route for route in OF_A_RUN if need_of(route).action != "read"])
+@pytest.mark.parametrize("route", [route for route in OF_A_RUN if action_of(route) != "read"])
 def test_a_run_that_a_key_may_only_read_is_forbidden_to_it(api: Service, route: tuple[str, str]) -> None:
     Keyed(api).create("r", task="other")
     before = api.contents()
-    answer = Keyed(api, scopes=["read", f"{need_of(route).action}:tasks:mine"]).call(route)
+    answer = Keyed(api, scopes=["read", f"{action_of(route)}:tasks:mine"]).call(route)
     assert problem(answer, 403)["code"] == "restricted-scope"
     assert "runs of the task 'mine' only" in answer.json()["detail"]
     assert api.contents() == before
@@ -157,7 +171,7 @@ def test_a_restricted_key_reaches_the_runs_it_is_for(
     api: Service, route: tuple[str, str], restriction: str
 ) -> None:
     Keyed(api).create("r", task="mine", tags=["a tag", "b"], metadata={"k": 0})
-    answer = Keyed(api, scopes=[f"{need_of(route).action}:{restriction}"]).call(route)
+    answer = Keyed(api, scopes=[f"{action_of(route)}:{restriction}"]).call(route)
     assert answer.status_code == 200, answer.text
 
 
@@ -180,7 +194,7 @@ def test_a_route_that_tells_of_all_runs_wants_a_scope_without_a_restriction(
     api: Service, route: tuple[str, str]
 ) -> None:
     method, path = route
-    assert (method, need_of(route).action) == ("GET", "read")
+    assert (method, action_of(route)) == ("GET", "read")
     for scope in ("tasks:mine", "tags:mine"):
         for query in ("", "?task=mine", "?tag=mine", "?run=r"):
             answer = Keyed(api, scopes=[f"read:{scope}", "write"]).get(path + query)
@@ -403,7 +417,7 @@ def test_digests_are_compared_in_constant_time_for_keys_that_exist_and_others(
     nowhere = f"rl_none_{'a' * 16}_{'a' * 43}"
     for text in (wrong, unknown, nowhere):
         with pytest.raises(KeyRefused):
-            ring.admit(text)
+            api._runner.run(ring.admit(text))
     assert compared == [(32, 32)] * 3
 
 
@@ -515,13 +529,13 @@ def test_what_goes_on_for_long_learns_that_its_key_is_gone(api: Service) -> None
     keys: list[Keyed] = []
 
     async def lasting(request: Request) -> PlainTextResponse:
-        staying.append(may_stay(request))
+        staying.append(await may_stay(request))
         ledger = request.scope["run_ledger.ledger"]
         if keys:
             await ledger.keys.revoke((await ledger.log("dev")).owner, keys[0].id)
         else:
             await ledger.keys.create((await ledger.log("dev")).owner, MASTER)
-        staying.append(may_stay(request))
+        staying.append(await may_stay(request))
         return PlainTextResponse("")
 
     app.router.routes.append(Route("/lasting", lasting))
@@ -568,9 +582,14 @@ def test_a_stream_that_never_falls_silent_is_asked_for_its_key_too() -> None:
         async def next(self, _: float) -> list[str]:
             return ["an event"]
 
+    async def holds(answer: bool) -> bool:
+        return answer
+
     async def batches() -> list[Any]:
         busy: Any = Busy()
-        permits = [Permit(lambda: False, 3_600), Permit(lambda: True, 0), Permit(lambda: False, 0)]
+        permits = [
+            Permit(partial(holds, answer), after) for answer, after in ((False, 3_600), (True, 0), (False, 0))
+        ]
         return [await next_batch(busy, permit) for permit in permits]
 
     assert asyncio.run(batches()) == [["an event"], ["an event"], None]
@@ -581,7 +600,7 @@ def test_a_stream_ends_where_the_keys_cannot_be_read(caplog: pytest.LogCaptureFi
         async def next(self, _: float) -> list[str]:
             return ["an event"]
 
-    def fails() -> bool:
+    async def fails() -> bool:
         raise StorageFailed("disk I/O error")
 
     async def batch() -> Any:
@@ -949,7 +968,7 @@ def test_the_documentation_names_every_route_with_its_scope() -> None:
     )
     table = {
         f"{method} {path}".replace("{run_id}", "{id}").replace("{task:path}", "{task}"): (
-            "none" if need is None else need.action
+            "none" if need is None else need.action or "any"
         )
         for (method, path), need in scopes.NEEDS.items()
     }

@@ -436,7 +436,7 @@ def test_pages_of_the_list_as_it_stood(api: Service) -> None:
     assert seen == [(f"r{number}", {}) for number in (4, 3, 2, 1, 0)]
     back = api.get(f"/api/v1/runs?asOf={moment}&page[size]=2&page[before]=r1").json()
     assert [run["id"] for run in back["data"]] == ["r3", "r2"]
-    assert back["pagination"] == {"next": "r2", "previous": "r3"}
+    assert back["pagination"] == {"next": "r2~1", "previous": "r3"}
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,6 @@ def test_pages_of_the_list_as_it_stood(api: Service) -> None:
         ("asOf=7", "asOf: not an ISO 8601 time"),
         (f"asOf={FIRST}&asOf={LAST}", "given twice"),
         (f"asOf={FIRST}&page[after]=nobody", "nobody"),
-        (f"asOf={FIRST}&page[after]=r&page[before]=r", "not for both"),
         (f"asOf={FIRST}&filter[status]=nope", "unknown status"),
     ],
 )

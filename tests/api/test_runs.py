@@ -87,7 +87,13 @@ def test_related_runs_carry_the_fields_of_a_run(api: Service) -> None:
         "triggerFunction": "trigger",
         "relatedRuns": {"parent": related["b"], "root": related["a"]},
     }
-    assert api.get("/api/v3/runs/b").json()["relatedRuns"] == {"parent": related["a"], "root": related["a"]}
+    child = {**run_members("c", tags=["c"]), "depth": 2, "triggerFunction": "trigger"}
+    assert api.get("/api/v3/runs/b").json()["relatedRuns"] == {
+        "parent": related["a"],
+        "root": related["a"],
+        "children": [child],
+    }
+    assert api.get("/api/v3/runs/a").json()["relatedRuns"] == {"children": [related["b"]]}
 
 
 TRUE_FLAGS = {
@@ -171,13 +177,13 @@ def test_paging_forward_and_back_again_shows_every_run_once(seven: Service, size
     assert all(page["data"] for page in back)
     assert "next" not in pages[-1]["pagination"]
     for earlier, later in pairwise(back):
-        assert earlier["pagination"]["next"] == ids(earlier)[-1]
+        assert earlier["pagination"]["next"] == f"{ids(earlier)[-1]}~1"  # The walk turned round before it.
         assert later["pagination"]["previous"] == ids(later)[0]
 
 
 def test_a_page_before_a_run_holds_its_nearest_neighbours(seven: Service) -> None:
     page = listed(seven, before="r2", size=2)
-    assert (ids(page), page["pagination"]) == (["r4", "r3"], {"next": "r3", "previous": "r4"})
+    assert (ids(page), page["pagination"]) == (["r4", "r3"], {"next": "r3~1", "previous": "r4"})
 
 
 def test_nothing_lies_before_the_newest_or_after_the_oldest(seven: Service) -> None:
@@ -241,9 +247,22 @@ def test_a_cursor_that_leads_nowhere_is_400(seven: Service, name: str, cursor: s
     assert problem(seven.request("GET", "/api/v1/runs", params={name: cursor}), 400)["code"] == "bad-cursor"
 
 
-def test_both_cursors_at_once_are_400(seven: Service) -> None:
-    response = seven.request("GET", "/api/v1/runs", params={"page[after]": "r3", "page[before]": "r5"})
-    assert problem(response, 400)["code"] == "bad-parameter"
+@pytest.mark.parametrize(
+    ("after", "before", "expected"),
+    [
+        ("r3", "r5", ["r6"]),
+        ("r3~1", "r5", ["r2", "r1", "r0"]),
+        ("r3~1", "r5~1", ["r6"]),
+        ("r3~1", "r5~2", ["r6"]),
+        ("r3~10", "r5~2", ["r2", "r1", "r0"]),
+    ],
+)
+def test_of_both_cursors_the_later_one_counts(
+    seven: Service, after: str, before: str, expected: list[str]
+) -> None:
+    """The SDK sends both once it has turned round."""
+    response = seven.request("GET", "/api/v1/runs", params={"page[after]": after, "page[before]": before})
+    assert ids(response.json()) == expected
 
 
 def test_an_unknown_status_is_400_and_lists_those_there_are(api: Service) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ledger import configure
 from tests.api.server import serving
-from tests.api.service import _empty
+from tests.api.service import empty
 from tests.handle.places import QUICK_S, Place, descriptors, threads
 
 PATCHED = (
@@ -49,7 +49,7 @@ def _possessions() -> tuple[object, ...]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A server for a whole module: its address and its file."""
     path = tmp_path_factory.mktemp("served") / "ledger.db"
-    path.write_bytes(_empty())
+    path.write_bytes(empty())
     with serving(path) as server:
         yield server.url, path
 
@@ -60,7 +60,7 @@ def apart(request: pytest.FixtureRequest, served: tuple[str, Path], tmp_path: Pa
     if request.param == "server":
         return Place("server", *served, tmp_path / "spool")
     path = tmp_path / "ledger.db"
-    path.write_bytes(_empty())
+    path.write_bytes(empty())
     return Place("database", f"sqlite+aiosqlite:///{path}", path, tmp_path / "spool")
 
 

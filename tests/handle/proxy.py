@@ -21,6 +21,7 @@ class Proxy:
         dropped: Answers that were dropped.
         connections: Connections that were made.
         limit: After so many dropped answers it passes everything on.
+        every: Of so many answers it drops the first.
     """
 
     def __init__(self, port: int) -> None:
@@ -30,6 +31,8 @@ class Proxy:
         self.dropped = 0
         self.connections = 0
         self.limit = 1_000_000
+        self.every = 1
+        self._answers = 0
         self._ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: set[socket.socket] = set()
@@ -96,7 +99,7 @@ class Proxy:
             self._open.add(upstream)
             self._start(self._pass_up, connection, upstream)
             while data := upstream.recv(65_536):
-                if self.mode == "drop answers" and self.dropped < self.limit:
+                if self._drops(data):
                     self.dropped += 1
                     connection.shutdown(socket.SHUT_RDWR)
                     break
@@ -104,6 +107,13 @@ class Proxy:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._open.discard(upstream)
+
+    def _drops(self, data: bytes) -> bool:
+        """Whether this begins an answer that is to be lost; half an answer is no lost one."""
+        if self.mode != "drop answers" or self.dropped >= self.limit or not data.startswith(b"HTTP/"):
+            return False
+        self._answers += 1
+        return self._answers % self.every == 1 % self.every
 
     def _pass_up(self, connection: socket.socket, upstream: socket.socket) -> None:
         with suppress(OSError):

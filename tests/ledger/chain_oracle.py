@@ -2,7 +2,7 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,21 @@ def check_file(path: Path) -> int:
         connection.row_factory = sqlite3.Row
         assert [tuple(row) for row in connection.execute("PRAGMA integrity_check")] == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        rows = connection.execute(
-            """
-            SELECT events.*, environments.name AS environment, runs.run_id
-            FROM events JOIN environments USING (environment_id) JOIN runs USING (environment_id, run_key)
-            ORDER BY environment_id, position
-            """
-        ).fetchall()
-        heads = connection.execute(
-            "SELECT environment_id, run_key, version, hash, updated_at FROM runs"
-        ).fetchall()
-        logs = connection.execute("SELECT environment_id, last_position, last_recorded_at FROM logs").fetchall()
-        in_all = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+        return check_rows(lambda statement: [dict(row) for row in connection.execute(statement)])
+
+
+def check_rows(ask: Callable[[str], list[dict[str, Any]]]) -> int:
+    """The same of any database that can be asked."""
+    rows = ask(
+        """
+        SELECT events.*, environments.name AS environment, runs.run_id
+        FROM events JOIN environments USING (environment_id) JOIN runs USING (environment_id, run_key)
+        ORDER BY environment_id, position
+        """
+    )
+    heads = ask("SELECT environment_id, run_key, version, hash, updated_at FROM runs")
+    logs = ask("SELECT environment_id, last_position, last_recorded_at FROM logs")
+    in_all = ask("SELECT count(*) AS count FROM events")[0]["count"]
     assert in_all == len(rows)
     last: dict[tuple[int, int], tuple[int, bytes, int]] = {}
     positions: dict[int, int] = {}
@@ -78,7 +81,7 @@ def check_file(path: Path) -> int:
         last[run] = row["version"], row["hash"], row["recorded_at"]
         positions[environment] = row["position"]
         recorded[environment] = row["recorded_at"]
-    assert {(head["environment_id"], head["run_key"]): tuple(head)[2:] for head in heads} == last
+    assert {(head["environment_id"], head["run_key"]): tuple(head.values())[2:] for head in heads} == last
     assert {log["environment_id"]: log["last_position"] for log in logs} == {
         log["environment_id"]: positions.get(log["environment_id"], 0) for log in logs
     }

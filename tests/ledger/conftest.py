@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 from ledger.ledger import Ledger
 from ledger.log import Log
-from tests.ledger.support import Clock, Database, check_sound
+from tests.ledger.support import Clock, Database, PostgresDatabase, check_sound
+from tests.postgres import Server
+
+ENGINES = ("sqlite", "postgresql")
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
 
@@ -38,17 +42,31 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.path
 
 
-@pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Iterator[Database]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that uses a database is run on each engine, unless it is about one of them."""
+    if "database" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only")
+        metafunc.parametrize("database", [*only.args] if only else [*ENGINES], indirect=True)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database without rows, one for each engine. What a test leaves in it has to verify."""
-    database = Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
-    yield database
-    if request.node.get_closest_marker("altered") is None:
-        check_sound(database.path)
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            migrated = request.getfixturevalue("migrated")
+            database = Database(Path(shutil.copy(migrated, tmp_path / "ledger.db")))
+        else:
+            server: Server = request.getfixturevalue("postgres_server")
+            database = PostgresDatabase(stack.enter_context(server.database()))
+        yield database
+        if request.node.get_closest_marker("altered") is None:
+            check_sound(database)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "altered: the test alters its database behind the ledger's back")
+    config.addinivalue_line("markers", "only(engine): the test is about this engine")
 
 
 @pytest.fixture

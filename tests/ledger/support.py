@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.rows import dict_row
+
 from ledger.faults import Report
 from ledger.ledger import Ledger
 from ledger.log import Changed, Created, Log, Moved
-from ledger.sqlite import file_faults, inspect_file
+from ledger.sqlite import file_faults
+from ledger.store import inspect_database
 from ledger.verify import verify_all
 from ledger.writes import NOBODY, Caller, ChangeMetadata, ChangeStatus, CreateRun, IdempotencyKey
 from projections.errors import Refusal
@@ -19,6 +23,7 @@ from projections.events import Event
 from projections.lifecycle import Status
 from projections.operations import Operation
 from projections.paths import Path as KeyPath
+from tests.ledger.chain_oracle import check_file, check_rows
 
 SECOND = 1_000_000  # microseconds
 START = 1_800_000_000 * SECOND
@@ -48,10 +53,19 @@ class Database:
     def url(self) -> str:
         return f"sqlite+aiosqlite:///{self.path}"
 
+    @property
+    def is_postgres(self) -> bool:
+        return False
+
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(self.path)) as connection:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(statement, parameters)]
+            with connection:
+                return [dict(row) for row in connection.execute(statement, parameters)]
+
+    def octets(self, column: str) -> str:
+        """Bytes of a text column, in the engine's words."""
+        return f"octet_length({column})" if self.is_postgres else f"length(CAST({column} AS BLOB))"
 
     def value(self, statement: str, parameters: Sequence[object] = ()) -> Any:
         (row,) = self.rows(statement, parameters)
@@ -64,13 +78,43 @@ class Database:
         return {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
 
 
-def check_sound(path: Path) -> Report:
+class PostgresDatabase(Database):
+    """The same on a PostgreSQL server."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(Path("/nowhere/a-postgresql-database-is-no-file"))
+        object.__setattr__(self, "_url", url)
+
+    @property
+    def url(self) -> str:
+        url: str = self._url  # type: ignore[attr-defined]
+        return url
+
+    @property
+    def is_postgres(self) -> bool:
+        return True
+
+    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
+            query: Any = statement.replace("%", "%%").replace("?", "%s") if parameters else statement
+            cursor = connection.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+def check_sound(place: Path | Database) -> Report:
     """Verify a database that nobody altered: the last step of any test that made a history."""
-    report = inspect_file(path, verify_all)
+    database = place if isinstance(place, Database) else Database(place)
+    report = inspect_database(database.url, verify_all)
     assert [str(fault) for fault in report.faults] == []
     assert report.is_sound
-    assert file_faults(path) == []
+    if not database.is_postgres:
+        assert file_faults(database.path) == []
     return report
+
+
+def check_chain(database: Database) -> int:
+    """Hold every event against the chain, as another implementation computes it. Returns how many there are."""
+    return check_rows(database.rows) if database.is_postgres else check_file(database.path)
 
 
 def once(key: str, request: str = "request") -> IdempotencyKey:
@@ -119,7 +163,9 @@ __all__ = [
     "Clock",
     "Database",
     "Ledger",
+    "PostgresDatabase",
     "change",
+    "check_chain",
     "check_sound",
     "create",
     "events",

@@ -20,11 +20,13 @@ from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 ONE = Increment(key="n", value=1)
 
 
-def total(log: Log, run_id: str = "run_1") -> Any:
-    return json.loads(log.current(run_id).text).get("n", 0)
+async def total(log: Log, run_id: str = "run_1") -> Any:
+    return json.loads((await log.current(run_id)).text).get("n", 0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -62,7 +64,7 @@ async def test_a_write_cancelled_at_any_moment_is_carried_out_whole_or_not_at_al
             *(change(log, "run_1", ONE, parent_operations=[ONE], idempotency=once(f"{n}-{i}")) for i in range(3))
         )
         assert len(retried) == 3
-    assert total(log) == total(log, "root") == 8 * 6
+    assert await total(log) == await total(log, "root") == 8 * 6
     assert ledger._writer.is_alive
     await is_unlocked(database)
     assert check_file(database.path) == 2 + 2 * 48
@@ -113,11 +115,11 @@ async def test_writes_cancelled_while_another_process_holds_the_lock_leave_no_lo
             for done in await asyncio.gather(*doomed, return_exceptions=True)
         )
         assert not any(task.done() for task in waiting)
-        assert (await log.metadata("run_1")).version == log.current("run_1").version
+        assert (await log.metadata("run_1")).version == (await log.current("run_1")).version
         holder.release()
         await asyncio.gather(*waiting, *later, return_exceptions=True)
         await is_unlocked(database)
-    assert total(log) == 3 * 8
+    assert await total(log) == 3 * 8
     assert ledger._writer.is_alive
     assert check_file(database.path) == 25
 
@@ -135,7 +137,7 @@ async def test_waiting_too_long_for_the_lock_is_busy_and_leaves_no_trace(
     assert [type(answer) for answer in answers] == [Busy] * 3
     with pytest.raises(Busy):
         await ledger.log("new")
-    assert total(log) == 0
+    assert await total(log) == 0
     holder.release()
     await change(log, "run_1", ONE)
     assert (await ledger.log("new")).environment == "new"
@@ -158,17 +160,26 @@ async def test_reads_cancelled_at_any_moment_leave_the_pool_whole(
     found = await asyncio.gather(*(events(log, "run_1") for _ in range(12)))
     assert {len(history) for history in found} == {2}
     await every_reader_is_idle(ledger)
-    assert 1 <= len(ledger._store._idle) <= sqlite.READERS_MAX
-    assert not any(connection.in_transaction for connection in ledger._store._idle), "a read was cut short"
+    assert 1 <= len(idle(ledger)) <= sqlite.READERS_MAX
+    assert not any(connection.in_transaction for connection in idle(ledger)), "a read was cut short"
     with closing(sqlite3.connect(database.path, timeout=0)) as connection:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert busy == 0, "a reader was left in its transaction"
 
 
+def idle(ledger: Ledger) -> list[Any]:
+    """The connections for reads that nobody uses."""
+    store = ledger._store
+    assert isinstance(store, sqlite.SqliteStore)
+    return [*store._idle]
+
+
 async def every_reader_is_idle(ledger: Ledger) -> None:
     """Wait for every read that was begun, also those that nobody waits for any more."""
-    while ledger._store._reads:
-        await asyncio.wait(ledger._store._reads)
+    store = ledger._store
+    assert isinstance(store, sqlite.SqliteStore)
+    while store._reads:
+        await asyncio.wait(store._reads)
 
 
 async def test_a_read_that_fails_leaves_no_transaction_behind(
@@ -179,7 +190,7 @@ async def test_a_read_that_fails_leaves_no_transaction_behind(
         with pytest.raises(RunNotFound):
             await log.history("nobody", limit=5)
     await every_reader_is_idle(ledger)
-    assert not any(connection.in_transaction for connection in ledger._store._idle)
+    assert not any(connection.in_transaction for connection in idle(ledger))
     assert len(await events(log, "run_1")) == 1
 
 
@@ -232,7 +243,7 @@ async def test_closing_twice_and_at_once_is_harmless(ledger: Ledger, log: Log) -
     with pytest.raises(Busy):
         await change(log, "run_1", ONE)
     with pytest.raises(Busy):
-        log.current("run_1")
+        await log.current("run_1")
     with pytest.raises(Busy):
         await log.metadata("run_1")
 
@@ -271,7 +282,7 @@ async def test_a_cancelled_writer_tells_everybody_the_truth(ledger: Ledger, log:
     assert not ledger._writer.is_alive
     holder.release()
     assert (await first).snapshot.version == 2
-    assert total(log) == 1
+    assert await total(log) == 1
 
 
 async def test_too_many_waiting_writes_are_refused_at_once(
@@ -281,7 +292,7 @@ async def test_too_many_waiting_writes_are_refused_at_once(
     await create(log, "run_1")
     answers = await asyncio.gather(*(change(log, "run_1", ONE) for _ in range(9)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [*[Changed] * 5, *[Overloaded] * 4]
-    assert total(log) == 5
+    assert await total(log) == 5
 
 
 async def test_groups_larger_than_one_transaction_over_many_environments_keep_their_order(

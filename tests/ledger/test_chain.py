@@ -19,6 +19,8 @@ from tests.ledger.chain_oracle import check_file, expected_commitment, expected_
 from tests.ledger.contract.test_time import some_operation
 from tests.ledger.support import Clock, Database, change, create, move
 
+pytestmark = pytest.mark.only("sqlite")
+
 VECTORS = [json.loads(line) for line in (Path(__file__).parent / "chain-vectors.jsonl").read_text().splitlines()]
 
 

@@ -36,6 +36,8 @@ from projections.operations import Increment
 from tests.ledger.support import Database, change, check_sound, create
 from tests.strategies import thorough
 
+pytestmark = pytest.mark.only("sqlite")
+
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 

@@ -16,6 +16,8 @@ from projections.operations import Increment
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, change, create, events, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 WORKER = """
 import asyncio, itertools, sys
 from ledger.ledger import Ledger
@@ -86,8 +88,8 @@ async def check(log: Log, database: Database, asked: list[str], told: dict[str, 
     count = len(asked)
     assert len(set(asked)) == count
     assert sorted(told.values()) == list(range(2, count + 2))
-    assert json.loads(log.current("run_1").text) == {"n": count}
-    assert json.loads(log.current("root").text) == {"n": 2 * count}
+    assert json.loads((await log.current("run_1")).text) == {"n": count}
+    assert json.loads((await log.current("root")).text) == {"n": 2 * count}
     assert [event.version for event in await events(log, "run_1")] == list(range(1, count + 2))
     assert [event.version for event in await events(log, "root")] == list(range(1, 2 * count + 2))
     assert check_file(database.path) == 2 + 3 * count

@@ -23,6 +23,8 @@ from projections.operations import Increment, Set
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Clock, Database, change, check_sound, create, events, move, once
 
+pytestmark = pytest.mark.only("sqlite")
+
 ONE = Increment(key="n", value=1)
 
 
@@ -194,7 +196,7 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
     await group(0)
     count = faults.seen
     for at in range(1, count + 1):
-        version, root = log.current("run_1").version, log.current("root").version
+        version, root = (await log.current("run_1")).version, (await log.current("root")).version
         refusals = (await log.refusals("run_1"))[-1].number
         faults.plan(at, make)
         a, big, new, moved, b = await group(at)
@@ -204,7 +206,7 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
         faults.plan(0, make)
         if expected in {StorageFull, Busy, StorageFailed}:
             assert [type(answer) for answer in (a, big, new, moved, b)] == [expected] * 5
-            assert (log.current("run_1").version, log.current("root").version) == (version, root)
+            assert ((await log.current("run_1")).version, (await log.current("root")).version) == (version, root)
             assert (await log.refusals("run_1"))[-1].number == refusals
             assert database.value("SELECT count(*) FROM idempotency WHERE key LIKE ?", [f"{at} %"]) == 0
         else:
@@ -216,7 +218,10 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
                 "Moved",
                 "Changed",
             ]
-            assert (log.current("run_1").version, log.current("root").version) == (version + 3, root + 2)
+            assert ((await log.current("run_1")).version, (await log.current("root")).version) == (
+                version + 3,
+                root + 2,
+            )
             assert (await log.refusals("run_1"))[-1].number == refusals + 1
     faults.plan(0, make)
     assert ledger._writer.is_alive
@@ -243,7 +248,7 @@ async def test_a_failure_of_the_second_try_alone_is_told_to_that_one(
     wrong = [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)]
     assert wrong == [7, 20]
     assert all(isinstance(answers[n], sqlite3.IntegrityError) for n in wrong)
-    assert json.loads(log.current("run_1").text) == {"a": 19, "n": 19}
+    assert json.loads((await log.current("run_1")).text) == {"a": 19, "n": 19}
     assert check_file(database.path) == 2 + 38 + 1
 
 
@@ -320,7 +325,7 @@ async def main(path):
         failed = []
         n = len(told)
         while len(failed) < 5:
-            before = log.current("run_1")
+            before = await log.current("run_1")
             try:
                 told.append((await ask(n)).snapshot.version)
                 n += 1
@@ -328,14 +333,14 @@ async def main(path):
             except StorageFull as error:
                 failed.append(n)
                 assert "space" in str(error)
-                assert log.current("run_1") == before
+                assert await log.current("run_1") == before
                 assert (await log.metadata("run_1")).version == before.version
                 assert ledger._writer.is_alive
         many = await asyncio.gather(*(ask(n + i) for i in range(20)), return_exceptions=True)
         assert {type(answer) for answer in many} == {StorageFull}, many
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         told.append((await ask(n)).snapshot.version)
-    current = log.current("run_1")
+    current = await log.current("run_1")
     await ledger.close()
     print(json.dumps([told, current.version, json.loads(current.text)["n"]]))
 
@@ -367,7 +372,7 @@ async def test_a_database_that_cannot_be_written_is_said_so_and_still_read(
         many = [ONE] * 100
         with pytest.raises(StorageFailed, match="nothing was written"):
             await change(log, "run_1", *many)
-        assert log.current("run_1").version == 2
+        assert (await log.current("run_1")).version == 2
         assert len(await events(log, "run_1")) == 2
         connection.execute("ALTER TABLE elsewhere RENAME TO snapshots")
     assert (await change(log, "run_1", *many)).snapshot.version == 102

@@ -702,4 +702,4 @@ async def test_two_processes_that_write_one_file_each_see_every_event_once(
         assert [out.decode().strip() for out, _ in answers] == ["True", "True"], answers
         assert [event.version for event in await take(watching, 201)] == list(range(1, 202))
         assert await rest(watching) == []
-    assert json.loads(log.current("r").text) == {"n": 200}
+    assert json.loads((await log.current("r")).text) == {"n": 200}

@@ -12,6 +12,8 @@ from projections.operations import Set
 from tests.ledger.chain_oracle import check_file, expected_commitment
 from tests.ledger.support import Database, change, create
 
+pytestmark = pytest.mark.only("sqlite")
+
 COLUMNS = [
     "environment_id",
     "position",

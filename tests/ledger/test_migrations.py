@@ -17,8 +17,11 @@ from ledger import migrate, sqlite
 from ledger.errors import UnusableDatabase
 from ledger.ledger import Ledger
 from ledger.tables import schema
+from ledger.writes import CreateRun, IdempotencyKey
 from tests.ledger.chain_oracle import check_file
 from tests.ledger.support import Database, create
+
+pytestmark = pytest.mark.only("sqlite")
 
 
 @pytest.fixture
@@ -287,3 +290,43 @@ def test_opening_an_up_to_date_database_does_not_load_alembic(database: Database
         for _ in range(2)
     ]
     assert answers == ["True\n", "False\n"]
+
+
+async def test_what_an_older_release_remembered_is_remembered_after_the_migration(
+    open_ledger: Callable[..., Any], database: Database
+) -> None:
+    key = IdempotencyKey("once", b"f" * 32)
+    command = CreateRun(run_id="run_1", task="t", metadata={"a": 1})
+    ledger = await open_ledger()
+    first = await (await ledger.log("dev")).create(command, idempotency=key)
+    await ledger.close()
+    with closing(sqlite3.connect(database.path)) as connection:  # Back to the first schema.
+        connection.executescript(
+            """
+            DROP TABLE batch_items;
+            DROP TABLE batches;
+            CREATE TABLE kept AS SELECT * FROM idempotency;
+            DROP TABLE idempotency;
+            CREATE TABLE idempotency (
+                environment_id INTEGER NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, status INTEGER NOT NULL,
+                run_key BIGINT NOT NULL, version BIGINT NOT NULL, unapplied TEXT NOT NULL, expires_at BIGINT NOT NULL,
+                PRIMARY KEY (environment_id, key),
+                FOREIGN KEY(environment_id) REFERENCES environments (environment_id),
+                FOREIGN KEY(environment_id, run_key) REFERENCES runs (environment_id, run_key)
+            ) WITHOUT ROWID;
+            CREATE INDEX idempotency_by_expiry ON idempotency (environment_id, expires_at);
+            INSERT INTO idempotency SELECT environment_id, key, fingerprint, status, run_key, version, unapplied,
+                expires_at FROM kept;
+            DROP TABLE kept;
+            UPDATE alembic_version SET version_num = '0001';
+            """
+        )
+    ledger = await open_ledger()
+    again = await (await ledger.log("dev")).create(command, idempotency=key)
+    assert (again.run_id, again.version, again.is_replay) == (first.run_id, 1, True)
+    assert database.rows("SELECT * FROM alembic_version") == [{"version_num": migrate.HEAD}]
+    fresh = database.path.with_name("fresh.db")
+    engine = sa.create_engine(f"sqlite:///{fresh}")
+    schema.create_all(engine)
+    engine.dispose()
+    assert described(database.path) == described(fresh)

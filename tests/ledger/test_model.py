@@ -4,11 +4,13 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
@@ -28,8 +30,19 @@ from projections.errors import BadTransition, TooLarge
 from projections.lifecycle import Status
 from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
 from projections.runs import evolve_run
-from tests.ledger.chain_oracle import check_file
-from tests.ledger.support import ALL, SECOND, START, Clock, check_sound, events, once
+from tests.ledger.support import (
+    ALL,
+    SECOND,
+    START,
+    Clock,
+    Database,
+    PostgresDatabase,
+    check_chain,
+    check_sound,
+    events,
+    once,
+)
+from tests.postgres import Server
 
 LIMIT = 200  # bytes
 FINISHED = {"COMPLETED", "FAILED"}
@@ -199,13 +212,22 @@ class Model:
         return Moved(run.id, command.status, run.version)
 
 
+class Crash(Exception):
+    """The process dies here, as far as the database can tell."""
+
+
 class LedgerMachine(RuleBasedStateMachine):
     sent: Bundle[tuple[str, Any, Any]] = Bundle("sent")
 
+    def place(self) -> Database:
+        """A new database, which `self.stack` takes away."""
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory())
+        return Database(Path(folder) / "ledger.db")
+
     @initialize()
     def begin(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "ledger.db"
+        self.stack = ExitStack()
+        self.database = self.place()
         self.runner = asyncio.Runner()
         self.clock = Clock()
         self.model = Model()
@@ -215,15 +237,40 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         async def opened() -> tuple[Ledger, Log]:
-            url = f"sqlite+aiosqlite:///{self.path}"
+            url = self.database.url
             ledger = await Ledger.open(url, metadata_bytes_max=LIMIT, late_write_s=10, clock=self.clock)
             return ledger, await ledger.log("dev")
 
-        self.ledger, self.log = self.runner.run(opened())
+        self.nodes = [self.runner.run(opened()) for _ in range(2)]
+        self.ledger, self.log = self.nodes[0]
+
+    @rule()
+    def go_to_the_other_node(self) -> None:
+        self.nodes.reverse()
+        self.ledger, self.log = self.nodes[0]
+
+    @rule(at=st.integers(1, 12), number=st.integers(0, 5), operations=OPERATIONS)
+    def crash_in_a_write(self, at: int, number: int, operations: list[Operation]) -> None:
+        """Nothing of it is there afterwards, whatever had been sent: the commit is what counts."""
+        write = self.ledger._store.write
+
+        async def crashing(work: Any) -> Any:
+            return await write(lambda transaction: _carried_out(Crashing(transaction, at), work))
+
+        self.ledger._store.write = crashing  # type: ignore[method-assign]
+        try:
+            answer = self.send(
+                ChangeMetadata(run_id=f"run_{number}", operations=operations), f"crashed {self.keys}"
+            )
+        finally:
+            self.ledger._store.write = write  # type: ignore[method-assign]
+        self.keys += 1
+        assert answer is Crash
 
     @rule()
     def reopen(self) -> None:
-        self.runner.run(self.ledger.close())
+        for ledger, _ in self.nodes:
+            self.runner.run(ledger.close())
         self.open()
 
     @rule(seconds=st.sampled_from([-3, 0, 1, 11]))
@@ -343,7 +390,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         for run in self.model.runs.values():
-            current = self.log.current(run.id)
+            current = self.runner.run(self.log.current(run.id))
             assert same(json.loads(current.text), run.states[-1])
             assert (current.version, current.size_bytes) == (run.version, size(run.states[-1]))
 
@@ -352,12 +399,13 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         try:
             self.runner.run(self.check_everything())
-            self.runner.run(self.ledger.close())
-            assert check_file(self.path) == self.model.position
-            assert check_sound(self.path).events == self.model.position
+            for ledger, _ in self.nodes:
+                self.runner.run(ledger.close())
+            assert check_chain(self.database) == self.model.position
+            assert check_sound(self.database).events == self.model.position
         finally:
             self.runner.close()
-            self.folder.cleanup()
+            self.stack.close()
 
     async def check_everything(self) -> None:
         for run in self.model.runs.values():
@@ -389,10 +437,49 @@ def _versions_at(run: ModelRun, moment: int) -> Iterable[int]:
     return (version for version, at in enumerate(run.moments, start=1) if at <= moment)
 
 
-TestLedgerAgainstItsModel = LedgerMachine.TestCase
-TestLedgerAgainstItsModel.settings = settings(
+class Crashing:
+    """A transaction that fails for good at its n-th statement, or in front of COMMIT."""
+
+    def __init__(self, transaction: Any, at: int) -> None:
+        self._transaction = transaction
+        self._left = at
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._transaction, name)
+
+        def counted(*arguments: Any) -> Any:
+            self._left -= name != "now"
+            if self._left <= 0:
+                raise Crash
+            return method(*arguments)
+
+        return counted
+
+
+def _carried_out(transaction: Crashing, work: Any) -> Any:
+    work(transaction)
+    raise Crash
+
+
+class PostgresMachine(LedgerMachine):
+    server: ClassVar[Server]
+
+    def place(self) -> Database:
+        return PostgresDatabase(self.stack.enter_context(self.server.database()))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def server(postgres_server: Server) -> None:
+    PostgresMachine.server = postgres_server
+
+
+SETTINGS = settings(
     max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestLedgerAgainstItsModel = LedgerMachine.TestCase
+TestLedgerAgainstItsModel.settings = SETTINGS
+TestLedgerInPostgresAgainstItsModel = PostgresMachine.TestCase
+TestLedgerInPostgresAgainstItsModel.settings = SETTINGS

@@ -30,6 +30,8 @@ from projections.paths import parse_key
 from tests.ledger.support import Clock, Database, change, check_sound, create, move
 from tests.strategies import thorough
 
+pytestmark = pytest.mark.only("sqlite")
+
 TABLES = {
     "events": (
         *("environment_id", "position", "run_key", "version", "type", "actor", "attempt", "occurred_at"),

@@ -122,7 +122,7 @@ class Node:
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def play(self, file: str, name: str, **arguments: Any) -> Any:
+    def play(self, file: str, name: str, /, **arguments: Any) -> Any:
         """
         Play a scenario to its end.
 
@@ -131,7 +131,7 @@ class Node:
         """
         return self.begin(file, name, **arguments).done()
 
-    def begin(self, file: str, name: str, **arguments: Any) -> "Play":
+    def begin(self, file: str, name: str, /, **arguments: Any) -> "Play":
         """Begin a scenario, and look on while it plays; the next one begins when it has ended."""
         assert self.is_idle, "a scenario is still playing"
         assert self._process.stdin is not None

@@ -22,4 +22,4 @@ def test_an_error_is_told_and_the_next_scenario_plays(node: Node) -> None:
         node.play("runs.mjs", "absent")
     with pytest.raises(Failed) as failed:
         node.play("runs.mjs", "trigger", url="http://127.0.0.1:9", task="t")
-    assert failed.value.error["name"] == "TriggerApiError"
+    assert failed.value.error["message"] == "Connection error."

@@ -2,9 +2,13 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
+
+# Ids and names compare byte by byte, whatever language the database was made for.
+TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def _environment() -> sa.Column[int]:
@@ -19,7 +23,7 @@ def upgrade() -> None:
     op.create_table(
         "environments",
         sa.Column("environment_id", sa.Integer, primary_key=True),
-        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
         sa.UniqueConstraint("name", name="environment_name"),
         sa.CheckConstraint("length(name) BETWEEN 1 AND 32", name="environment_name_length"),
     )
@@ -29,26 +33,26 @@ def upgrade() -> None:
         sa.Column("last_position", sa.BigInteger, nullable=False),
         sa.Column("last_run_key", sa.BigInteger, nullable=False),
         sa.Column("last_recorded_at", sa.BigInteger, nullable=False),
-        sa.Column("epoch", sa.Text, nullable=False),
+        sa.Column("epoch", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("environment_id"),
     )
     op.create_table(
         "runs",
         _environment(),
         sa.Column("run_key", sa.BigInteger, nullable=False),
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("run_id", TEXT, nullable=False),
+        sa.Column("task", TEXT, nullable=False),
         sa.Column("parent_key", sa.BigInteger),
         sa.Column("root_key", sa.BigInteger),
         sa.Column("depth", sa.Integer, nullable=False),
-        sa.Column("batch", sa.Text),
-        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("batch", TEXT),
+        sa.Column("status", TEXT, nullable=False),
         sa.Column("status_version", sa.BigInteger, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("tags", sa.Text, nullable=False),
-        sa.Column("idempotency_key", sa.Text),
+        sa.Column("tags", TEXT, nullable=False),
+        sa.Column("idempotency_key", TEXT),
         sa.Column("idempotency_expires_at", sa.BigInteger),
-        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("metadata", TEXT, nullable=False),
         sa.Column("size_bytes", sa.Integer, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
@@ -73,13 +77,13 @@ def upgrade() -> None:
         sa.Column("position", sa.BigInteger, nullable=False),
         sa.Column("run_key", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("type", sa.Text, nullable=False),
-        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("type", TEXT, nullable=False),
+        sa.Column("actor", TEXT, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("occurred_at", sa.BigInteger),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
-        sa.Column("headers", sa.Text, nullable=False),
-        sa.Column("data", sa.Text, nullable=False),
+        sa.Column("headers", TEXT, nullable=False),
+        sa.Column("data", TEXT, nullable=False),
         sa.Column("salt", sa.LargeBinary, nullable=False),
         sa.Column("commitment", sa.LargeBinary),
         sa.Column("hash", sa.LargeBinary, nullable=False),
@@ -95,7 +99,7 @@ def upgrade() -> None:
         _environment(),
         sa.Column("run_key", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("metadata", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "run_key", "version"),
         _of_a_run(),
     )
@@ -106,14 +110,14 @@ def upgrade() -> None:
         sa.Column("slot", sa.Integer, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("code", sa.Text, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("key", sa.Text),
+        sa.Column("code", TEXT, nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
+        sa.Column("key", TEXT),
         sa.Column("size_bytes", sa.BigInteger),
         sa.Column("limit_bytes", sa.BigInteger),
-        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("actor", TEXT, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("headers", sa.Text, nullable=False),
+        sa.Column("headers", TEXT, nullable=False),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "run_key", "slot"),
         _of_a_run(),
@@ -121,12 +125,12 @@ def upgrade() -> None:
     op.create_table(
         "idempotency",
         _environment(),
-        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
         sa.Column("fingerprint", sa.LargeBinary, nullable=False),
         sa.Column("status", sa.Integer, nullable=False),
         sa.Column("run_key", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.Column("unapplied", sa.Text, nullable=False),
+        sa.Column("unapplied", TEXT, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "key"),
         _of_a_run(),
@@ -136,10 +140,10 @@ def upgrade() -> None:
     op.create_table(
         "api_keys",
         _environment(),
-        sa.Column("key_id", sa.Text, nullable=False),
+        sa.Column("key_id", TEXT, nullable=False),
         sa.Column("digest", sa.LargeBinary, nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("scopes", sa.Text, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("scopes", TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("last_used_at", sa.BigInteger),
@@ -153,7 +157,7 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("root", sa.LargeBinary, nullable=False),
         sa.Column("compact_range", sa.LargeBinary, nullable=False),
-        sa.Column("note", sa.Text, nullable=False),
+        sa.Column("note", TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "size"),
         sa.CheckConstraint("length(root) = 32", name="checkpoint_root_length"),
@@ -163,9 +167,9 @@ def upgrade() -> None:
         _environment(),
         sa.Column("run_key", sa.BigInteger, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
+        sa.Column("actor", TEXT, nullable=False),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
         sa.Column("open", sa.BigInteger),
         sa.PrimaryKeyConstraint("environment_id", "run_key", "number"),
@@ -178,9 +182,8 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("open = -1", name="erasure_open_names_no_event"),
     )
-    if op.get_bind().dialect.name == "sqlite":
-        for trigger in SQLITE_TRIGGERS:
-            op.execute(trigger)
+    for trigger in SQLITE_TRIGGERS if op.get_bind().dialect.name == "sqlite" else POSTGRES_TRIGGERS:
+        op.execute(trigger)
 
 
 # INSERT OR REPLACE deletes the row it replaces without firing a DELETE trigger, so the insert itself is refused.
@@ -228,4 +231,49 @@ SQLITE_TRIGGERS = (
         SELECT RAISE(ABORT, 'events are append-only: they cannot be changed');
     END
     """,
+)
+
+# The same on PostgreSQL, which also has TRUNCATE; an upsert is an UPDATE there. They fire in every session, also
+# in one that plays back replicated changes.
+POSTGRES_TRIGGERS = (
+    """
+    CREATE FUNCTION events_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP <> 'UPDATE' THEN
+            RAISE EXCEPTION 'events are append-only: they cannot be deleted'
+                USING ERRCODE = 'integrity_constraint_violation';
+        END IF;
+        IF NOT EXISTS (
+            SELECT 1 FROM erasures
+            WHERE environment_id = OLD.environment_id AND run_key = OLD.run_key AND open IS NOT NULL
+        )
+        OR OLD.environment_id IS DISTINCT FROM NEW.environment_id
+        OR OLD.position IS DISTINCT FROM NEW.position
+        OR OLD.run_key IS DISTINCT FROM NEW.run_key
+        OR OLD.version IS DISTINCT FROM NEW.version
+        OR OLD.type IS DISTINCT FROM NEW.type
+        OR OLD.actor IS DISTINCT FROM NEW.actor
+        OR OLD.attempt IS DISTINCT FROM NEW.attempt
+        OR OLD.occurred_at IS DISTINCT FROM NEW.occurred_at
+        OR OLD.recorded_at IS DISTINCT FROM NEW.recorded_at
+        OR OLD.headers IS DISTINCT FROM NEW.headers
+        OR OLD.hash IS DISTINCT FROM NEW.hash
+        THEN
+            RAISE EXCEPTION 'events are append-only: they cannot be changed'
+                USING ERRCODE = 'integrity_constraint_violation';
+        END IF;
+        RETURN NEW;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER events_refuse_change BEFORE UPDATE OR DELETE ON events
+    FOR EACH ROW EXECUTE FUNCTION events_refuse_change()
+    """,
+    """
+    CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION events_refuse_change()
+    """,
+    "ALTER TABLE events ENABLE ALWAYS TRIGGER events_refuse_change",
+    "ALTER TABLE events ENABLE ALWAYS TRIGGER events_refuse_truncate",
 )

@@ -5,9 +5,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0002"
 down_revision = "0001"
+
+TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")  # Compared byte by byte.
 
 CHUNK = 1_000  # runs whose tags are held in memory at once
 
@@ -25,7 +28,7 @@ def upgrade() -> None:
         "run_tags",
         sa.Column("environment_id", sa.Integer, sa.ForeignKey("environments.environment_id"), nullable=False),
         sa.Column("run_key", sa.BigInteger, nullable=False),
-        sa.Column("tag", sa.Text, nullable=False),
+        sa.Column("tag", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("environment_id", "run_key", "tag"),
         sa.ForeignKeyConstraint(["environment_id", "run_key"], ["runs.environment_id", "runs.run_key"]),
         sqlite_with_rowid=False,

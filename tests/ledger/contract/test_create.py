@@ -80,7 +80,7 @@ async def test_a_new_run_has_one_event_that_says_everything(log: Log, clock: Clo
         parent=None,
         root=None,
     )
-    assert log.current("run_1") == Current(snapshot.text, 1, snapshot.size_bytes)
+    assert await log.current("run_1") == Current(snapshot.text, 1, snapshot.size_bytes)
     assert await log.metadata("run_1") == snapshot
 
 
@@ -144,7 +144,7 @@ async def test_creates_of_one_id_raced_in_one_group_make_one_run(log: Log, datab
     assert answers[0] == Created("run_1", 1, is_cached=False)
     assert answers[1] == answers[3] == Created("run_1", 1, is_cached=True)
     assert isinstance(answers[2], RunExists)
-    assert log.current("run_1").text == '{"n":0}'
+    assert (await log.current("run_1")).text == '{"n":0}'
     assert database.counts()["runs"] == database.counts()["events"] == 1
 
 
@@ -152,7 +152,7 @@ async def test_a_run_may_be_changed_in_the_group_that_makes_it(log: Log) -> None
     await asyncio.gather(
         create(log, "run_1"), *(change(log, "run_1", Increment(key="n", value=1)) for _ in range(9))
     )
-    assert log.current("run_1") == Current('{"n":9}', 10, 7)
+    assert await log.current("run_1") == Current('{"n":9}', 10, 7)
     assert [(await log.metadata("run_1", version=version)).text for version in (1, 2, 9)] == [
         "{}",
         '{"n":1}',
@@ -163,7 +163,7 @@ async def test_a_run_may_be_changed_in_the_group_that_makes_it(log: Log) -> None
 @pytest.mark.parametrize("size", [4_095, 4_096])
 async def test_first_metadata_up_to_the_limit_is_taken(log: Log, size: int) -> None:
     await create(log, "run_1", metadata={"a": "x" * (size - len('{"a":""}'))})
-    assert log.current("run_1").size_bytes == size
+    assert (await log.current("run_1")).size_bytes == size
 
 
 async def test_first_metadata_over_the_limit_is_refused_with_every_field(log: Log, database: Database) -> None:
@@ -173,7 +173,7 @@ async def test_first_metadata_over_the_limit_is_refused_with_every_field(log: Lo
     assert [(size.key, size.bytes) for size in refused.value.largest_keys] == [("a", 4_096), ("b", 5)]
     assert set(database.counts().values()) == {0}
     with pytest.raises(RunNotFound):
-        log.current("run_1")
+        await log.current("run_1")
 
 
 async def test_first_metadata_may_be_nested_64_deep_and_no_deeper(log: Log) -> None:
@@ -200,7 +200,7 @@ async def test_an_id_outside_the_alphabet_is_refused(log: Log, database: Databas
     with pytest.raises(RunNotFound):
         await log.metadata(run_id.replace("\ud800", "?"))
     with pytest.raises(RunNotFound):
-        log.current(run_id.replace("\ud800", "?"))
+        await log.current(run_id.replace("\ud800", "?"))
 
 
 async def test_odd_ids_are_different_runs(log: Log) -> None:

@@ -34,7 +34,7 @@ async def story(log: Log, seed: int) -> list[Any]:
     for run_id in ("root", "run", "run_0"):
         history = await events(log, run_id)
         seen += [[(e.position, e.version, e.data, e.headers, e.recorded_at) for e in history]]
-        seen += [(await log.run(run_id)), log.current(run_id), await log.metadata(run_id, version=1)]
+        seen += [(await log.run(run_id)), await log.current(run_id), await log.metadata(run_id, version=1)]
         seen += [await log.metadata(run_id, at=10**17), [r.number for r in await log.refusals(run_id)]]
         seen += [[e.version for e in await events(log, run_id, literal("n"))]]
     seen += [[run.id for run in (await log.runs(limit=9)).items]]
@@ -64,7 +64,7 @@ async def test_what_exists_elsewhere_does_not_exist_here(ledger: Ledger, databas
         with pytest.raises(RunNotFound):
             await read("run_1")
     with pytest.raises(RunNotFound):
-        prod.current("run_1")
+        await prod.current("run_1")
     with pytest.raises(RunNotFound):
         await prod.history("run_1", limit=1)
     with pytest.raises(RunNotFound):

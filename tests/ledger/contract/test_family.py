@@ -56,8 +56,8 @@ async def test_own_parent_and_root_operations_are_one_transaction_in_that_order(
         (8, "root", 3, '{"key":"s","value":5}', 5, up),
     ]
     assert {e.recorded_at for r in ("run", "parent", "root") for e in (await events(log, r))[1:]} == {clock.now}
-    assert log.current("parent") == Current('{"p":3}', 2, 7)
-    assert log.current("root") == Current('{"r":4,"s":5}', 3, 13)
+    assert await log.current("parent") == Current('{"p":3}', 2, 7)
+    assert await log.current("root") == Current('{"r":4,"s":5}', 3, 13)
 
 
 async def test_where_the_parent_is_the_root_it_takes_both_lists_in_order(log: Log) -> None:
@@ -71,7 +71,7 @@ async def test_where_the_parent_is_the_root_it_takes_both_lists_in_order(log: Lo
         (3, "root", 2, '{"key":"a","value":1}', 1, up),
         (4, "root", 3, '{"key":"a","value":2}', 1, up),
     ]
-    assert log.current("run").version == 1
+    assert (await log.current("run")).version == 1
 
 
 async def test_a_run_without_a_parent_is_its_own_parent_and_root(log: Log) -> None:
@@ -97,7 +97,7 @@ async def test_a_run_without_a_parent_is_its_own_parent_and_root(log: Log) -> No
 async def test_a_change_of_its_own_metadata_leaves_the_family_alone(log: Log, database: Database) -> None:
     await family(log)
     assert (await change(log, "run", Set(key="a", value=1))).snapshot == Snapshot.of({"a": 1}, 2)
-    assert (log.current("parent").version, log.current("root").version) == (1, 1)
+    assert ((await log.current("parent")).version, (await log.current("root")).version) == (1, 1)
     assert database.counts()["events"] == 4
 
 
@@ -110,7 +110,7 @@ async def test_one_of_the_three_too_large_refuses_all_and_names_it(
 ) -> None:
     await family(log)
     await change(log, full, Set(key="big", value=BIG))
-    before = [log.current(run_id) for run_id in ("run", "parent", "root")]
+    before = [await log.current(run_id) for run_id in ("run", "parent", "root")]
     count = database.counts()["events"]
     lists = {"run": "operations", "parent": "parent_operations", "root": "root_operations"}
     request: dict[str, list[Operation]] = {name: [Set(key="a", value=1)] for name in lists.values()}
@@ -118,7 +118,7 @@ async def test_one_of_the_three_too_large_refuses_all_and_names_it(
     with pytest.raises(TooLarge) as refused:
         await change(log, "run", *request.pop("operations"), caller=BY, attempt=8, **request)  # type: ignore[arg-type]
     assert refused.value.run_id == full
-    assert [log.current(run_id) for run_id in ("run", "parent", "root")] == before
+    assert [await log.current(run_id) for run_id in ("run", "parent", "root")] == before
     assert database.counts()["events"] == count
     kept = {run_id: await log.refusals(run_id) for run_id in ("run", "parent", "root")}
     assert {run_id: len(found) for run_id, found in kept.items()} == {
@@ -127,7 +127,7 @@ async def test_one_of_the_three_too_large_refuses_all_and_names_it(
     for run_id in {"run", full}:
         (refusal,) = kept[run_id]
         assert (refusal.reason, refusal.size_bytes) == (str(refused.value), refused.value.size_bytes)
-        assert refusal.version == log.current(run_id).version
+        assert refusal.version == (await log.current(run_id)).version
         named = run_id == "run"
         assert refusal.attempt == (8 if named else {"parent": 4, "root": 5}[run_id])
         assert refusal.headers == (
@@ -159,7 +159,7 @@ async def test_a_bad_operation_is_named_by_its_list_and_place(log: Log, wrong: s
     assert (refused.value.list, refused.value.index) == (wrong, 1)
     up = {"operations": 0, "parentOperations": 1, "rootOperations": 2}[wrong]
     assert refused.value.run_id == chain[-1 - min(up, depth)]
-    assert {log.current(run_id).version for run_id in chain} == {1}
+    assert {(await log.current(run_id)).version for run_id in chain} == {1}
 
 
 async def test_a_full_parent_does_not_stop_its_children_from_changing_themselves(log: Log) -> None:
@@ -171,7 +171,7 @@ async def test_a_full_parent_does_not_stop_its_children_from_changing_themselves
         return_exceptions=True,
     )
     assert [type(answer) for answer in answers] == [*[Changed] * 5, TooLarge]
-    assert log.current("run").text == '{"n":5}'
+    assert (await log.current("run")).text == '{"n":5}'
 
 
 async def test_children_of_one_parent_add_up_in_one_group(log: Log) -> None:
@@ -183,9 +183,9 @@ async def test_children_of_one_parent_add_up_in_one_group(log: Log) -> None:
     await asyncio.gather(
         *(change(log, child, *one, parent_operations=one, root_operations=one) for child in children * 3)
     )
-    assert {log.current(child).text for child in children} == {'{"n":3}'}
-    assert log.current("parent") == Current('{"n":90}', 91, 8)
-    assert log.current("root") == Current('{"n":90}', 91, 8)
+    assert {(await log.current(child)).text for child in children} == {'{"n":3}'}
+    assert await log.current("parent") == Current('{"n":90}', 91, 8)
+    assert await log.current("root") == Current('{"n":90}', 91, 8)
 
 
 async def test_only_the_run_named_is_judged_as_late(log: Log, clock: Clock) -> None:
@@ -195,12 +195,12 @@ async def test_only_the_run_named_is_judged_as_late(log: Log, clock: Clock) -> N
     clock.advance(1_000_000)
     up = [Set(key="a", value=1)]
     await change(log, "run", *up, parent_operations=up, root_operations=up)
-    assert [log.current(run_id).text for run_id in ("run", "parent", "root")] == ['{"a":1}'] * 3
+    assert [(await log.current(run_id)).text for run_id in ("run", "parent", "root")] == ['{"a":1}'] * 3
     with pytest.raises(LateWrite):
         await change(log, "parent", *up)
     with pytest.raises(LateWrite):
         await change(log, "parent", root_operations=up)
-    assert [log.current(run_id).version for run_id in ("run", "parent", "root")] == [2, 3, 3]
+    assert [(await log.current(run_id)).version for run_id in ("run", "parent", "root")] == [2, 3, 3]
 
 
 async def test_deep_family_trees_reach_parent_and_root(log: Log) -> None:

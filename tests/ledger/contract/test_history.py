@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from ledger import history as history_of_runs
-from ledger import reads, sqlite
+from ledger import postgres, reads, sqlite
 from ledger.errors import BadCursor, RunNotFound
 from ledger.finding import RunsPage
 from ledger.history import JUMP
@@ -185,8 +185,9 @@ async def test_filters_may_hold_many_values_and_no_statement_is_kept_for_them(lo
         )
         expected = [run_id for run_id, task, status in runs if (task, status) == ("import", Status.EXECUTING)]
         assert [run.id for run in found.items] == [run.id for run in past.items] == expected[::-1]
-    assert len(sqlite._asked) <= sqlite.STATEMENTS_KEPT
-    assert all(len(text) <= sqlite.TEXT_KEPT_MAX for text, _ in sqlite._asked.values())
+    for engine, kept in ((sqlite, sqlite._asked), (postgres, postgres._texts)):
+        assert len(kept) <= engine.STATEMENTS_KEPT
+        assert all(len(text) <= engine.TEXT_KEPT_MAX for text, _ in kept.values())
 
 
 async def test_a_listed_run_is_the_run(log: Log) -> None:

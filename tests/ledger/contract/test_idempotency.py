@@ -179,7 +179,7 @@ async def test_a_key_is_remembered_for_seven_days_and_then_runs_again(
         *(change(log, "run", Increment(key="n", value=1), idempotency=once("key", "other")) for _ in range(3))
     )
     assert [answer.is_replay for answer in again] == [False, True, True]
-    assert log.current("run").text == '{"n":2}'
+    assert (await log.current("run")).text == '{"n":2}'
     assert database.rows("SELECT key, fingerprint, version FROM idempotency") == [
         {"key": "key", "fingerprint": b"other", "version": 3}
     ]
@@ -223,7 +223,7 @@ async def test_a_refused_write_is_not_remembered(log: Log, clock: Clock, databas
     for key in ("large", "unknown", "stale", "step", "late"):
         answer = await change(log, "run", Increment(key="n", value=1), idempotency=once(key, "new"))
         assert not answer.is_replay
-    assert log.current("run").text == '{"n":5}'
+    assert (await log.current("run")).text == '{"n":5}'
 
 
 async def test_replays_answer_what_each_kind_of_request_answers(log: Log) -> None:
@@ -273,7 +273,7 @@ async def test_odd_keys_are_different_keys(log: Log) -> None:
         assert {answer.is_replay for answer in answers} == {expected}
     for key in ODD_KEYS:
         assert (await change(log, "run", Increment(key="n", value=1), idempotency=once(key))).is_replay
-    assert log.current("run").text == f'{{"n":{len(ODD_KEYS)}}}'
+    assert (await log.current("run")).text == f'{{"n":{len(ODD_KEYS)}}}'
 
 
 def test_a_key_with_a_nul_is_refused() -> None:
@@ -303,7 +303,7 @@ async def test_a_triggers_key_leads_to_its_run_until_it_expires(
     clock.now += 1
     assert await trigger(log, "run_2") == Created("run_2", 1, is_cached=False)
     assert await trigger(log, "run_3") == Created("run_2", 1, is_cached=True)
-    assert log.current("run_1").text == '{"a":1}'
+    assert (await log.current("run_1")).text == '{"a":1}'
 
 
 async def test_a_triggers_key_counts_within_its_task(log: Log) -> None:
@@ -337,7 +337,11 @@ async def test_a_run_that_a_triggers_key_leads_to_can_be_used_in_the_same_group(
         change(log, "run_1", *up, parent_operations=up),
         change(log, "child", *up, parent_operations=up, root_operations=up),
     )
-    assert [log.current(run_id).text for run_id in ("root", "run_1", "child")] == ['{"n":2}', '{"n":2}', '{"n":1}']
+    assert [(await log.current(run_id)).text for run_id in ("root", "run_1", "child")] == [
+        '{"n":2}',
+        '{"n":2}',
+        '{"n":1}',
+    ]
 
 
 async def test_a_trigger_replayed_under_a_request_key_answers_with_the_run_it_led_to(log: Log) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import sqlite3
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any, Literal
@@ -558,20 +557,18 @@ async def test_tags_are_those_of_the_moment(log: Log, clock: Clock, database: Da
 
 def tag(database: Database, run_id: str, tags: list[str], now: int) -> None:
     """Record tags as a release will that lets them come later; the chain is not what is asked here."""
-    with sqlite3.connect(database.path) as connection:
-        connection.execute(
-            "INSERT INTO events SELECT environment_id, (SELECT max(position) + 1 FROM events), run_key, version + 1,"
-            " 'run.tagged', 'ann', 1, NULL, ?, '{}', ?, zeroblob(16), NULL, zeroblob(32) FROM runs WHERE run_id = ?",
-            (now, json.dumps({"tags": tags}), run_id),
-        )
-        (known,) = connection.execute("SELECT tags FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        merged = json.dumps(list(dict.fromkeys([*json.loads(known), *tags])))
-        connection.execute(
-            "UPDATE runs SET version = version + 1, updated_at = ?, tags = ? WHERE run_id = ?",
-            (now, merged, run_id),
-        )
-        connection.execute("UPDATE logs SET last_position = last_position + 1, last_recorded_at = ?", (now,))
-    connection.close()
+    database.rows(
+        "INSERT INTO events SELECT environment_id, (SELECT max(position) + 1 FROM events), run_key, version + 1,"
+        " 'run.tagged', 'ann', 1, NULL, ?, '{}', ?, ?, NULL, ? FROM runs WHERE run_id = ?",
+        (now, json.dumps({"tags": tags}), bytes(16), bytes(32), run_id),
+    )
+    known = database.value("SELECT tags FROM runs WHERE run_id = ?", (run_id,))
+    merged = json.dumps(list(dict.fromkeys([*json.loads(known), *tags])))
+    database.rows(
+        "UPDATE runs SET version = version + 1, updated_at = ?, tags = ? WHERE run_id = ?",
+        (now, merged, run_id),
+    )
+    database.rows("UPDATE logs SET last_position = last_position + 1, last_recorded_at = ?", (now,))
 
 
 async def test_reading_the_past_while_others_write_gives_one_consistent_view(log: Log) -> None:

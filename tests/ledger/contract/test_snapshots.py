@@ -37,10 +37,10 @@ async def test_storage_stays_within_a_constant_factor_and_time_travel_reads_few_
     snapshots = [await log.metadata("run_1")]
     for n in range(200):
         snapshots.append((await change(log, "run_1", *WORKLOADS[name](n))).snapshot)
-    weight = "length(CAST(data AS BLOB)) + 100"
+    weight = f"{database.octets('data')} + 100"
     assert EVENT_WEIGHT == 100
     stored = database.value(f"SELECT sum({weight}) FROM events")
-    kept = database.rows("SELECT version, length(CAST(metadata AS BLOB)) AS bytes FROM snapshots ORDER BY version")
+    kept = database.rows(f"SELECT version, {database.octets('metadata')} AS bytes FROM snapshots ORDER BY version")
     assert sum(row["bytes"] for row in kept) <= stored
 
     read: list[int] = []

@@ -129,7 +129,7 @@ async def test_a_life_of_two_attempts_keeps_its_times_output_and_error(log: Log,
 async def test_a_step_leaves_the_metadata_alone_and_moves_the_version(log: Log) -> None:
     await create(log, "run_1", metadata={"a": 1})
     await move(log, "run_1", Status.EXECUTING)
-    assert (log.current("run_1").text, log.current("run_1").version) == ('{"a":1}', 2)
+    assert ((await log.current("run_1")).text, (await log.current("run_1")).version) == ('{"a":1}', 2)
     assert [(await log.metadata("run_1", version=version)).text for version in (1, 2)] == ['{"a":1}'] * 2
 
 
@@ -181,7 +181,7 @@ async def test_writes_are_accepted_up_to_the_end_of_the_window(
     with pytest.raises(LateWrite) as refused:
         await change(log, "run_1", Set(key="a", value=2), attempt=4, caller=Caller(actor="ci"))
     assert (refused.value.run_id, refused.value.allowed_s) == ("run_1", window_s)
-    assert (log.current("run_1").text, log.current("run_1").version) == ('{"a":1}', 3)
+    assert ((await log.current("run_1")).text, (await log.current("run_1")).version) == ('{"a":1}', 3)
     (kept,) = await log.refusals("run_1")
     assert (kept.code, kept.version, kept.attempt, kept.actor) == ("late-write", 3, 4, "ci")
     assert (kept.reason, kept.recorded_at) == (str(refused.value), clock.now)
@@ -195,7 +195,7 @@ async def test_a_new_attempt_opens_the_run_again(log: Log, clock: Clock) -> None
     await move(log, "run_1", Status.EXECUTING, attempt=2)
     clock.advance(1_000_000)
     await change(log, "run_1", Set(key="a", value=1))
-    assert log.current("run_1").text == '{"a":1}'
+    assert (await log.current("run_1")).text == '{"a":1}'
 
 
 async def test_a_status_may_come_after_the_window(log: Log, clock: Clock) -> None:

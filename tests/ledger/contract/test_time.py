@@ -135,6 +135,6 @@ async def test_reads_and_writes_at_the_same_time_never_see_half_a_request(log: L
         assert len(history) % 2 == 1
         count = (snapshot.version - 1) // 2
         assert snapshot.metadata.get("n", 0) == count * 2
-        assert log.current("root").version >= count + 1
+        assert (await log.current("root")).version >= count + 1
     await writing
-    assert (log.current("run").version, log.current("root").version) == (81, 41)
+    assert ((await log.current("run")).version, (await log.current("root")).version) == (81, 41)

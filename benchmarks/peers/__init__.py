@@ -1,0 +1,1 @@
+"""Benchmarks beside other people's software; run with `make bench-peers`, which installs it."""

@@ -1,0 +1,218 @@
+"""What only PostgreSQL has: its own migrations and refusals, and what its tables keep from whom."""
+
+import asyncio
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy import make_url
+
+from ledger import postgres
+from ledger.errors import UnusableDatabase
+from ledger.ledger import Ledger
+from ledger.log import Log
+from ledger.migrate import HEAD
+from ledger.store import inspect_database, migrate
+from ledger.writes import Caller
+from projections.errors import BadPath
+from projections.filters import RunFilter
+from projections.operations import Set
+from projections.paths import literal
+from tests.ledger.conftest import OpenLedger
+from tests.ledger.support import Database, PostgresDatabase, change, check_chain, create, events, once
+from tests.postgres import Server
+
+pytestmark = pytest.mark.only("postgresql")
+
+
+@pytest.fixture
+def empty(postgres_server: Server) -> Iterator[PostgresDatabase]:
+    """A database without tables."""
+    with postgres_server.database("template1") as url:
+        yield PostgresDatabase(url)
+
+
+async def test_a_database_without_tables_says_what_to_run(empty: Database) -> None:
+    with pytest.raises(UnusableDatabase, match="run: run-ledger migrate"):
+        await Ledger.open(empty.url)
+    assert empty.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    with pytest.raises(UnusableDatabase, match="run: run-ledger migrate"):
+        inspect_database(empty.url, lambda _: None)
+
+
+async def test_tables_of_another_release_say_what_to_run(database: Database, empty: Database) -> None:
+    database.rows("UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(UnusableDatabase, match="run: run-ledger migrate, or upgrade Run Ledger"):
+        await Ledger.open(database.url)
+    with pytest.raises(UnusableDatabase, match="a newer release wrote this database"):
+        migrate(database.url)
+    database.rows("UPDATE alembic_version SET version_num = ?", [HEAD])
+    empty.rows("CREATE TABLE users (id integer)")
+    with pytest.raises(UnusableDatabase, match="this database holds other tables"):
+        migrate(empty.url)
+
+
+async def test_nodes_that_migrate_at_once_wait_for_each_other(empty: Database) -> None:
+    missing = await asyncio.gather(*(asyncio.to_thread(postgres.migrate, make_url(empty.url)) for _ in range(4)))
+    assert sorted(missing) == [False, False, False, True]
+    ledger = await Ledger.open(empty.url)
+    await create(await ledger.log("dev"), "run_1")
+    await ledger.close()
+
+
+@pytest.mark.parametrize("driver", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"])
+async def test_a_url_for_any_driver_is_taken(database: Database, driver: str) -> None:
+    ledger = await Ledger.open(database.url.replace("postgresql", driver, 1))
+    assert await ledger.environments() == []
+    await ledger.close()
+
+
+async def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None:
+    with pytest.raises(UnusableDatabase, match=r"cannot open postgresql://me:\*\*\*@127.0.0.1:1/x") as refused:
+        await Ledger.open("postgresql://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(refused.value)
+    with pytest.raises(UnusableDatabase, match="names no database"):
+        await Ledger.open("postgresql://me@127.0.0.1")
+
+
+CHANGES = (
+    "UPDATE events SET data = data",
+    "UPDATE events SET actor = 'x'",
+    "DELETE FROM events",
+    "TRUNCATE events CASCADE",
+    "TRUNCATE runs CASCADE",
+    "INSERT INTO events SELECT * FROM events ON CONFLICT (environment_id, position) DO UPDATE SET actor = 'x'",
+    "SET session_replication_role = replica; DELETE FROM events",
+)
+
+
+@pytest.mark.parametrize("statement", CHANGES)
+async def test_events_cannot_be_changed(log: Log, database: Database, statement: str) -> None:
+    await create(log, "run_1")
+    with pytest.raises(errors.IntegrityConstraintViolation, match="events are append-only"):
+        database.rows(statement)
+    assert check_chain(database) == 1
+
+
+OPEN_ERASURE = "INSERT INTO erasures VALUES (1, 1, 1, 'a', 'why', 'me', 0, -1)"
+
+
+async def test_an_open_erasure_lets_data_be_redacted_and_nothing_else_and_cannot_be_committed(
+    log: Log, database: Database
+) -> None:
+    await create(log, "run_1")
+    with psycopg.connect(database.url) as connection:
+        connection.execute(OPEN_ERASURE)
+        connection.execute("UPDATE events SET data = '{}', salt = salt, commitment = hash")
+        for column in ("actor", "headers", "type"):
+            with pytest.raises(errors.IntegrityConstraintViolation), connection.transaction():
+                connection.execute(f"UPDATE events SET {column} = 'x'")
+        with pytest.raises(errors.IntegrityConstraintViolation), connection.transaction():
+            connection.execute("DELETE FROM events")
+        with pytest.raises(errors.ForeignKeyViolation):
+            connection.commit()
+    assert check_chain(database) == 1
+
+
+ODD = ("a\0b", "\0", "\ufdd0", "\ufdd0\ufdd1", "\0\ufdd0\ufdd2\0", "\ufdd2")
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_every_text_is_read_as_it_was_written(
+    log: Log, ledger: Ledger, database: Database, text: str
+) -> None:
+    await create(log, "run_1", task=text, tags=(text,), metadata={text: text}, payload=text)
+    await change(log, "run_1", Set(key=text, value=[text]), caller=Caller(actor=text, on_behalf_of=text))
+    details = await log.run("run_1")
+    assert (details.run.task, details.run.tags, details.payload) == (text, (text,), text)
+    assert details.run.snapshot.metadata == {text: [text]}
+    assert (await events(log, "run_1"))[-1].actor == text
+    assert [run.id for run in (await log.runs(limit=5, wanted=RunFilter(tasks=(text,)))).items] == ["run_1"]
+    assert (await log.runs(limit=5, wanted=RunFilter(tasks=(f"{text}x",)))).items == []
+    with pytest.raises(BadPath):
+        await change(log, "run_1", Set(key=f"$.{text}.*", value=1))
+    (refused,) = await log.refusals("run_1")
+    assert refused.key is None or text in refused.key
+    await log.erase("run_1", literal(text), f"because {text}")
+    assert (await log.run("run_1")).run.snapshot.metadata == {}
+
+
+async def test_nodes_that_name_a_new_environment_at_once_make_one(
+    open_ledger: OpenLedger, database: Database
+) -> None:
+    nodes = [await open_ledger() for _ in range(4)]
+    owners = [log.owner for log in await asyncio.gather(*(node.log("new") for node in nodes))]
+    assert len({owner.id for owner in owners}) == 1
+    assert database.value("SELECT count(*) FROM logs") == 1
+
+
+async def test_times_are_those_of_the_database_server(database: Database) -> None:
+    ledger = await Ledger.open(database.url)
+    log = await ledger.log("dev")
+    before = database.value("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    await create(log, "run_1")
+    after = database.value("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    assert before <= (await log.run("run_1")).run.created_at <= after
+    await ledger.close()
+
+
+async def test_a_commit_of_another_node_is_heard_of_and_an_own_one_is_not(open_ledger: OpenLedger) -> None:
+    mine, other = await open_ledger(), await open_ledger()
+    log, theirs = await mine.log("dev"), await other.log("dev")
+    await create(log, "run_1")
+    await mine._store.changed()  # It listens now.
+    await create(theirs, "run_2")
+    async with asyncio.timeout(30):
+        await mine._store.changed()
+    heard = asyncio.ensure_future(mine._store.changed())
+    await create(log, "run_3")
+    # The notice of the own commit has arrived by the time that a later one of another connection has.
+    done, _ = await asyncio.wait([heard], timeout=0)
+    assert not done
+    await create(theirs, "run_4")
+    async with asyncio.timeout(30):
+        await heard
+
+
+async def test_a_role_that_may_only_append_is_enough_for_a_server(
+    database: Database, postgres_server: Server
+) -> None:
+    role = "run_ledger_server"
+    for statement in postgres.role_statements(role):
+        database.rows(statement)
+    database.rows(f"ALTER ROLE {role} LOGIN")
+    try:
+        url = make_url(database.url).set(username=role)
+        narrow = PostgresDatabase(url.render_as_string(hide_password=False))
+        ledger = await Ledger.open(narrow.url)
+        log = await ledger.log("dev")
+        await create(log, "run_1", metadata={"a": 1})
+        await change(log, "run_1", Set(key="b", value=1), idempotency=once("key"))
+        await log.erase("run_1", literal("a"), "why")
+        assert (await log.verify("run_1")).report.is_sound
+        await ledger.close()
+        for statement in ("DELETE FROM events", "TRUNCATE events", "DROP TABLE events", "DELETE FROM runs"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                narrow.rows(statement)
+        with pytest.raises(errors.InsufficientPrivilege):
+            narrow.rows("ALTER TABLE events DISABLE TRIGGER ALL")
+    finally:
+        database.rows(f"DROP OWNED BY {role}")
+        database.rows(f"DROP ROLE {role}")
+
+
+async def test_two_nodes_write_without_a_hole_or_a_deadlock(open_ledger: OpenLedger, database: Database) -> None:
+    nodes = [await open_ledger() for _ in range(3)]
+    logs = [await node.log("dev") for node in nodes]
+    await create(logs[0], "root")
+    for name in ("a", "b"):
+        await create(logs[0], name, parent="root")
+    one = Set(key="n", value=1)
+
+    async def work(log: Log, names: str) -> None:
+        for name in names * 10:
+            await change(log, name, one, root_operations=[one])
+
+    await asyncio.gather(work(logs[0], "ab"), work(logs[1], "ba"), work(logs[2], "ab"))
+    assert check_chain(database) == 3 + 3 * 20 * 2

@@ -1,0 +1,188 @@
+"""Every statement stays within one environment, so that a distributed database can send it to one server."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    CheckConstraint,
+    ClauseElement,
+    Delete,
+    Insert,
+    Select,
+    Table,
+    Update,
+    select,
+)
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, ColumnClause
+from sqlalchemy.sql.operators import and_, eq
+from sqlalchemy.sql.schema import ColumnCollectionConstraint
+from sqlalchemy.sql.selectable import Alias, FromClause, Join
+
+from ledger import distribute, postgres, sqlite, statements
+from ledger.errors import UnusableDatabase
+from ledger.keys import Reach
+from ledger.store import distribute as distribute_database
+from ledger.store import migrate
+from ledger.tables import environments, events, runs, schema
+from tests.ledger.support import Database
+
+# What is asked of all environments at once, once in the life of a process or by a command of the operator.
+ACROSS = {"ANY_API_KEY", "LOGS"}
+
+
+def built() -> Iterator[tuple[str, ClauseElement]]:
+    """The statements that are made for the filters of a request, with all of their filters."""
+    reach = Reach(tasks=frozenset({"t"}), tags=frozenset({"a"}))
+    many: dict[str, Any] = {"statuses": ("a",), "tasks": ("t",), "within": reach}
+    for name in ("page_of_runs", "page_of_runs_as_of"):
+        for older_than in (True, False):
+            yield name, getattr(statements, name)(older_than=older_than, **many)
+    asked: dict[str, Any] = {"types": ("a",), "by_actor": True, "by_attempt": True, "by_name": True}
+    yield "page_of_versions", statements.page_of_versions(newest_first=True, **asked)
+
+
+STATEMENTS = {
+    name: statement
+    for name, statement in vars(statements).items()
+    if isinstance(statement, Select | Insert | Update | Delete)
+} | dict(built())
+
+
+def tables_in(clause: FromClause) -> Iterator[FromClause]:
+    """The tables of a FROM, each under the name it has there."""
+    if isinstance(clause, Join):
+        yield from tables_in(clause.left)
+        yield from tables_in(clause.right)
+    elif isinstance(clause, Table) or (isinstance(clause, Alias) and isinstance(clause.element, Table)):
+        yield clause
+
+
+def conditions(clause: ClauseElement | None) -> Iterator[BinaryExpression[Any]]:
+    """What has to hold: the parts of an AND, never those of an OR."""
+    if isinstance(clause, BinaryExpression):
+        yield clause
+    elif isinstance(clause, BooleanClauseList) and clause.operator is and_:
+        for part in clause.clauses:
+            yield from conditions(part)
+
+
+def onclauses(clause: FromClause) -> Iterator[ClauseElement | None]:
+    if isinstance(clause, Join):
+        yield clause.onclause
+        yield from onclauses(clause.left)
+        yield from onclauses(clause.right)
+
+
+def unbound(statement: ClauseElement) -> list[str]:
+    """The distributed tables of a statement whose environment is not given by a parameter, also by way of a join."""
+    if isinstance(statement, Insert):
+        table = statement.table
+        return [] if table is environments or distribute.COLUMN in table.c else [str(table)]
+    if isinstance(statement, Select):
+        froms = list(statement.get_final_froms())
+        wheres: list[ClauseElement | None] = [statement.whereclause]
+    else:
+        assert isinstance(statement, Update | Delete)
+        froms, wheres = [statement.table], [statement.whereclause]
+    for clause in froms:
+        wheres += onclauses(clause)
+    pairs = [
+        (one.left, one.right)
+        for where in wheres
+        for one in conditions(where)
+        if one.operator is eq and isinstance(one.left, ColumnClause) and one.left.name == distribute.COLUMN
+    ]
+    bound = {left.table for left, right in pairs if isinstance(right, BindParameter)}
+    while more := {
+        side.table
+        for left, right in pairs
+        if isinstance(right, ColumnClause) and right.name == distribute.COLUMN
+        for side, other in ((left, right), (right, left))
+        if other.table in bound and side.table not in bound
+    }:
+        bound |= more
+    used = [table for clause in froms for table in tables_in(clause)]
+    base = {table: table.element if isinstance(table, Alias) else table for table in used}
+    missing = [str(table) for table in used if base[table] is not environments and table not in bound]
+    for inner in visitors.iterate(statement):
+        if isinstance(inner, Select) and inner is not statement:
+            missing += unbound(inner)
+    return missing
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_every_statement_names_its_environment(name: str) -> None:
+    assert bool(unbound(STATEMENTS[name])) == (name in ACROSS)
+
+
+BAD: dict[str, Callable[[], ClauseElement]] = {
+    "no condition": lambda: select(events),
+    "another condition": lambda: select(events).where(events.c.position == 1),
+    "one of two": lambda: select(events).where(
+        (events.c.environment_id == statements._environment) | (events.c.position == 1)
+    ),
+    "a join by the key alone": lambda: (
+        select(events)
+        .join(runs, runs.c.run_key == events.c.run_key)
+        .where(events.c.environment_id == statements._environment)
+    ),
+    "a change": lambda: runs.update().where(runs.c.run_key == 1),
+    "a deletion": runs.delete,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_statement_that_reaches_past_its_environment_is_found(name: str) -> None:
+    assert unbound(BAD[name]())
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_every_statement_can_be_written_for_both_engines(name: str) -> None:
+    for write in (sqlite._question, postgres._written):
+        text, slots = write(STATEMENTS[name])
+        assert "POSTCOMPILE" not in text
+        assert text.count("?" if write is sqlite._question else "$") == sum(
+            1 if isinstance(slot, str) else len(slot) for slot in slots
+        )
+
+
+def test_every_key_of_a_distributed_table_begins_with_the_environment() -> None:
+    """Citus can keep no other unique key, and no other foreign key, on a distributed table."""
+    for table in schema.sorted_tables:
+        if table is environments:
+            continue
+        keys = [[*table.primary_key.columns], *([*index.columns] for index in table.indexes)]
+        for one in table.constraints:
+            if isinstance(one, ColumnCollectionConstraint) and not isinstance(one, CheckConstraint):
+                keys.append([*one.columns])
+        assert {columns[0].name for columns in keys} == {distribute.COLUMN}
+
+
+def test_what_is_sent_to_citus() -> None:
+    sent = distribute.distribute_statements()
+    assert sent[:4] == [
+        "SET LOCAL citus.enable_unsafe_triggers = on",
+        "SELECT create_reference_table('environments')",
+        f"SELECT create_distributed_table('{distribute.distributed()[0]}', 'environment_id')",
+        (
+            f"SELECT create_distributed_table('{distribute.distributed()[1]}', 'environment_id', "
+            f"colocate_with => '{distribute.distributed()[0]}')"
+        ),
+    ]
+    assert len(sent) == 1 + len(schema.tables)
+    names = distribute.distributed()
+    assert names.index("runs") < names.index("events") < names.index("erasures"), (
+        "what others refer to comes first"
+    )
+    assert distribute.distribute_statements(schema.tables) == sent[:1]
+
+
+@pytest.mark.only("postgresql")
+def test_a_database_without_citus_is_not_distributed(database: Database) -> None:
+    with pytest.raises(UnusableDatabase, match=r"has no citus extension.*CREATE EXTENSION citus"):
+        distribute_database(database.url)
+    with pytest.raises(UnusableDatabase, match="only PostgreSQL with the citus extension"):
+        distribute_database("sqlite+aiosqlite:///x.db")
+    migrate(database.url)
