@@ -11,6 +11,7 @@ it works on. Both are looked up with every request, so what another process did 
 A browser shows a public token instead, which is signed with a key (`api/tokens.py`) and may do what both allow.
 """
 
+import hmac
 from collections.abc import Awaitable, Collection, Hashable
 from functools import lru_cache
 from ipaddress import ip_address
@@ -19,16 +20,20 @@ from typing import cast
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.pages.faults import answer_to
 from api.problems import Problem, problem_of
 from api.rates import TOO_MANY, Rates
-from api.scopes import PUBLIC_PATHS
+from api.scopes import is_public
+from api.sessions import CSRF_HEADER, Sessions, cookie_of
 from api.tokens import BadToken, PublicToken, Tokens, is_token
 from ledger.errors import KeyRefused, LedgerError
 from ledger.keys import ApiKey, read_key
 from ledger.ledger import Ledger
 from ledger.log import Log
+from ledger.master import UnusableSecret
 
 _CHALLENGE = 'Bearer realm="run-ledger"'
+_READING = frozenset({"GET", "HEAD"})
 
 
 class Access:
@@ -42,6 +47,7 @@ class Access:
         rate_limit: Requests a second that each key may make, 0 for any number. The public tokens of a key have
             as many of their own, all together: whoever holds one takes nothing from the key's owner.
         tokens: The public tokens.
+        sessions: Those of browsers that signed in, None where none can.
         origins: Web pages of these origins may call while there are no keys, besides those of this machine.
     """
 
@@ -52,6 +58,7 @@ class Access:
         log: Log,
         rate_limit: int,
         tokens: Tokens,
+        sessions: Sessions | None = None,
         origins: Collection[str] = (),
     ) -> None:
         self._app = app
@@ -59,6 +66,7 @@ class Access:
         self._origins = frozenset(origin.encode() for origin in origins)
         self._ledger = ledger
         self._log = log
+        self._sessions = sessions
         self._rates = Rates(rate_limit) if rate_limit else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,33 +75,37 @@ class Access:
             try:
                 send = await self._admit(scope, send)
             except Problem as problem:
-                await problem.response()(scope, receive, send)
+                await answer_to(scope, problem)(scope, receive, send)
                 return
             except LedgerError as error:  # The database cannot be read.
-                await problem_of(error).response()(scope, receive, send)
+                await answer_to(scope, problem_of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, send: Send) -> Send:
         keys = self._ledger.keys
         scope["run_ledger.ledger"] = self._ledger
+        scope["run_ledger.sessions"] = self._sessions
         scope["run_ledger.tokens"] = self._tokens
-        is_public = scope["path"] in PUBLIC_PATHS
+        needs_no_key = is_public(scope["path"])
         try:
             is_open = await keys.is_open()
         except LedgerError:
-            if not is_public:
+            if not needs_no_key:
                 raise
             is_open = True  # Whether the process lives can be asked even while the database cannot be read.
-        if is_open or is_public:
+        scope["run_ledger.is_open"] = is_open
+        if is_open or needs_no_key:
             if is_open:
                 _judge_origin(scope, self._origins)
             scope["run_ledger.log"] = self._log
             return send
-        text = _shown_key(scope)
         token: PublicToken | None = None
         try:
-            if is_token(text):
+            session = await self._key_of_session(scope)
+            if session is not None:
+                key = session
+            elif is_token(text := _shown_key(scope)):
                 key, token = await self._tokens.admit(text)
             else:
                 key = await keys.admit(text)
@@ -105,6 +117,27 @@ class Access:
         if self._rates is None:
             return send
         return self._limit(self._rates, (key.environment.id, key.id, token is not None), send)
+
+    async def _key_of_session(self, scope: Scope) -> ApiKey | None:
+        """The key that a browser signed in with, None where it shows no session or another key."""
+        session = cookie_of(scope)
+        if session is None or self._sessions is None or _shows_key(scope):
+            return None
+        try:
+            key = await self._sessions.admit(session)
+            token = self._sessions.token(session).encode()
+        except UnusableSecret as error:
+            raise KeyRefused("no-secret", f"sessions cannot be checked: {error}") from error
+        shown = [value for name, value in scope["headers"] if name == CSRF_HEADER]
+        if scope["method"] not in _READING and not any(hmac.compare_digest(token, value) for value in shown):
+            raise Problem(
+                403,
+                "csrf",
+                "The request may come from another page",
+                "a browser's session changes something only with its token; send x-csrf-token, or use an API key",
+            )
+        scope["run_ledger.session"] = session
+        return key
 
     def _limit(self, rates: Rates, caller: Hashable, send: Send) -> Send:
         """Count a request of a caller; every answer to it says how many more there may be."""
@@ -166,6 +199,10 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _shows_key(scope: Scope) -> bool:
+    return any(name == b"authorization" for name, _ in scope["headers"])
 
 
 def _shown_key(scope: Scope) -> str:

@@ -10,8 +10,10 @@ from starlette.routing import Route
 from api import auth, batches, events, health, history, live, metadata, progress, proof, realtime, runs
 from api.access import Access, Owner
 from api.cors import Cors
+from api.pages.routes import PAGES
 from api.problems import HANDLERS
 from api.scopes import guarded
+from api.sessions import Sessions
 from api.streams import StreamLimits, Streams
 from api.tokens import Tokens
 from ledger.ledger import Ledger
@@ -69,12 +71,13 @@ def create_app(
         log: The log of the environment that is served while there are no API keys.
         rate_limit: Requests a second that each key may make, 0 for any number.
         stream_limits: Bounds of live streams, the default ones unless given.
-        master: The secret from which API keys are derived, asked for when a public token is shown or made; without
-            it there are no public tokens.
+        master: The secret from which API keys are derived, asked for when a public token or a browser's
+            session is shown or made; without it there are neither.
         cors_origins: Web pages of these origins may call, `*` for any; none by default.
         for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
     streams = Streams(stream_limits)
+    sessions = None if master is None else Sessions(ledger.keys, master)
     door = (
         Middleware(Owner, log=log)
         if for_owner
@@ -84,6 +87,7 @@ def create_app(
             log=log,
             rate_limit=rate_limit,
             tokens=Tokens(ledger.keys, master),
+            sessions=sessions,
             origins=cors_origins,
         )
     )
@@ -95,7 +99,7 @@ def create_app(
         await ledger.close()
 
     app = Starlette(
-        routes=[*map(guarded, ROUTES)],
+        routes=[*map(guarded, ROUTES), *PAGES],
         exception_handlers=HANDLERS,
         middleware=[door],
         lifespan=lifespan,

@@ -245,6 +245,7 @@ def _show(http: httpx2.Client, console: Console, run_id: str, url: str, database
         console.print(f"  {command}", highlight=False, soft_wrap=True)
     if keep:
         console.print(f"  curl {url}{path_of(run_id)}", highlight=False, soft_wrap=True)
+        console.print(f"  in a browser: {url}/runs/{run_id}", highlight=False, soft_wrap=True)
 
 
 def _cells(event: dict[str, Any]) -> tuple[str, ...]:

@@ -87,16 +87,38 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("GET", "/readyz"): None,
 }
 
-PUBLIC_PATHS = frozenset(path for (_, path), need in NEEDS.items() if need is None)
+# The pages are for browsers, which sign in: what is refused sends them to the form, and is no problem body.
+PAGE_NEEDS: dict[tuple[str, str], Need | None] = {
+    ("GET", "/"): Need("read", "handler"),
+    ("GET", "/runs/{run_id}"): Need("read", "run"),
+    ("GET", "/login"): None,
+    ("POST", "/login"): None,
+    ("POST", "/logout"): None,
+    ("GET", "/assets/{name}"): None,
+}
+
+_ASSETS = "/assets/"
+PUBLIC_PATHS = frozenset(path for (_, path), need in [*NEEDS.items(), *PAGE_NEEDS.items()] if need is None)
+
+
+def is_public(path: str) -> bool:
+    """Whether a path is answered without a key."""
+    return path in PUBLIC_PATHS or path.startswith(_ASSETS)
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is one of the pages, and what is wrong is said to a person."""
+    return path in {"/", "/login", "/logout"} or path.startswith("/runs/")
 
 
 def guarded(route: Route) -> Route:
     """The route, with what it asks of a key judged before its handler is called."""
     needs = {}
     for method in (route.methods or set()) - {"HEAD"}:
-        if (method, route.path) not in NEEDS:
+        table = PAGE_NEEDS if (method, route.path) in PAGE_NEEDS else NEEDS
+        if (method, route.path) not in table:
             raise LookupError(f"{method} {route.path} is missing in the table of api/scopes.py")
-        needs[method] = NEEDS[method, route.path]
+        needs[method] = table[method, route.path]
     if "GET" in needs:
         needs["HEAD"] = needs["GET"]
     endpoint: Endpoint = route.endpoint

@@ -10,13 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 from ledger import reads
 from ledger.finding import Enough, Judge, Search
 from ledger.heads import Head
 from ledger.reads import Reader
 from projections.events import Event, RunErased
-from projections.progress import Outlook, ProgressFold
+from projections.progress import Outlook, ProgressAudit, ProgressFold, ScaleChoice
 from projections.runs import Run
 from projections.times import Microseconds
 
@@ -119,21 +120,45 @@ class Audits:
         Raises:
             Enough: There is more to fold than is allowed for one request.
         """
-        key = environment_id, own.key
-        kept = self._take(key)
+        kept = self._take((environment_id, own.key))
         with kept.turn:
-            if kept.fold.version < own.run.version:
-                if allowance.events <= 0:
-                    raise Enough
-                try:
-                    await _fold_on(reader, environment_id, own, kept, allowance)
-                except BaseException:
-                    kept.fold = ProgressFold()  # Half of it is folded, and nothing was said of that.
-                    raise
-                weight = FOLD_BYTES + kept.fold.weight_bytes
-                self._weigh(key, kept, weight + METADATA_FACTOR * own.run.snapshot.size_bytes)
+            await self._go_on(reader, environment_id, own, kept, allowance)
             assert kept.last is not None
             return RunAudit(kept.outlook, kept.outlook.is_stalled(now), kept.last)
+
+    async def whole(
+        self, reader: Reader, environment_id: int, own: Head, now: Microseconds, **how: Any
+    ) -> ProgressAudit:
+        """
+        The whole progress audit of a run, of its progress key and its last attempt.
+
+        Args:
+            reader: As for `of`; all that is yet to be folded is folded.
+            environment_id: Whose run.
+            own: Its head.
+            now: The present.
+            how: What `ProgressFold.audit` takes besides.
+        """
+        kept = self._take((environment_id, own.key))
+        with kept.turn:
+            await self._go_on(reader, environment_id, own, kept, Allowance(own.run.version))
+            return kept.fold.audit(now=now, **how)
+
+    async def _go_on(
+        self, reader: Reader, environment_id: int, own: Head, kept: _Kept, allowance: Allowance
+    ) -> None:
+        """Fold what came since; the caller has its turn."""
+        if kept.fold.version >= own.run.version:
+            return
+        if allowance.events <= 0:
+            raise Enough
+        try:
+            await _fold_on(reader, environment_id, own, kept, allowance)
+        except BaseException:
+            kept.fold = ProgressFold()  # Half of it is folded, and nothing was said of that.
+            raise
+        weight = FOLD_BYTES + kept.fold.weight_bytes
+        self._weigh((environment_id, own.key), kept, weight + METADATA_FACTOR * own.run.snapshot.size_bytes)
 
     def _take(self, key: tuple[int, int]) -> _Kept:
         with self._lock:
@@ -208,3 +233,17 @@ async def audits_of(
         except Enough:
             found[own.run.id] = None
     return found
+
+
+async def audit_of(
+    reader: Reader,
+    environment_id: int,
+    run_id: str,
+    audits: Audits,
+    now: Microseconds,
+    scale: ScaleChoice | None,
+    stall_after_s: float | None,
+) -> ProgressAudit:
+    """See `Log.progress`."""
+    own = await reads.head(reader, environment_id, run_id)
+    return await audits.whole(reader, environment_id, own, now, scale=scale, stall_after_s=stall_after_s)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ledger import as_of, feed, finding, history, reads, statements, states
-from ledger.audits import Audits, RunAudit, audits_of, judge_by
+from ledger.audits import Audits, RunAudit, audit_of, audits_of, judge_by
 from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
 from ledger.faults import Report
@@ -47,6 +47,7 @@ from ledger.writes import (
 from projections.events import Event
 from projections.filters import EVERY_RUN, RunFilter
 from projections.lifecycle import Status
+from projections.numbers import NumberFold
 from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
 from projections.snapshot import Snapshot
@@ -730,9 +731,29 @@ class Log:
         Raises:
             RunNotFound: There is no such run.
         """
+        if (
+            key is None and attempt == "current"
+        ):  # What most ask for; lists ask for it too, and keep what was folded.
+            now = self.now()
+            return await self._store.read(
+                lambda reader: audit_of(
+                    reader, self._environment.id, run_id, self._audits, now, scale, stall_after_s
+                )
+            )
         fold = ProgressFold(key=key, attempt=attempt)
-        await self._store.read(lambda reader: reads.fold_progress(reader, self._environment.id, run_id, fold))
+        await self._store.read(lambda reader: reads.fold_events(reader, self._environment.id, run_id, fold))
         return fold.audit(now=self._writer.now(), scale=scale, stall_after_s=stall_after_s)
+
+    async def numbers(self, run_id: str, key: Path) -> NumberFold:
+        """
+        The numbers that stood at a path, from the run's first event on.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        fold = NumberFold(key)
+        await self._store.read(lambda reader: reads.fold_events(reader, self._environment.id, run_id, fold))
+        return fold
 
     async def entries(
         self,

@@ -18,7 +18,6 @@ from projections import values
 from projections.diff import patch
 from projections.events import Event, RunCreated, RunStatusChanged
 from projections.history import metadata_after
-from projections.progress import ProgressFold
 from projections.runs import Run
 from projections.size import size_bytes
 from projections.snapshot import Snapshot
@@ -39,6 +38,13 @@ class Reader(Protocol):
 
     async def row(self, statement: Any, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
+
+
+class Fold(Protocol):
+    """What a run is read through for."""
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +226,8 @@ async def diff(
     return Difference(patch(before.metadata, after.metadata), before.version, after.version)
 
 
-async def fold_progress(reader: Reader, environment_id: int, run_id: str, fold: ProgressFold) -> None:
-    """Give *fold* every event of a run; see `Log.progress`."""
+async def fold_events(reader: Reader, environment_id: int, run_id: str, fold: Fold) -> None:
+    """Give *fold* every event of a run; see `Log.progress` and `Log.numbers`."""
     own = await head(reader, environment_id, run_id)
     version = 0
     while version < own.run.version:

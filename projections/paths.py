@@ -88,6 +88,18 @@ def parse_key(key: str) -> Path:
     return Path(names, literal=False)
 
 
+def key_of(names: tuple[str, ...]) -> str | None:
+    """
+    The key that leads to a place when an operation, or a question, names it; None where no key does, such as a
+    name with a dot below the top.
+    """
+    key = names[0] if len(names) == 1 and not names[0].startswith("$.") else "$." + ".".join(names)
+    try:
+        return key if parse_key(key).names == names else None
+    except BadPath:
+        return None
+
+
 def list_index(name: str) -> int | None:
     """The list index that *name* spells, None for any other name (`foo`, `-1` and `01` are none)."""
     return int(name) if _INDEX.fullmatch(name) else None
