@@ -16,7 +16,7 @@ from projections.operations import Set
 from projections.progress import audit_progress
 from projections.values import JsonObject
 from tests.projections.test_history import recorded
-from tests.strategies import json_values, metadata_objects
+from tests.strategies import json_values, metadata_objects, thorough
 
 SECOND = 1_000_000
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -26,6 +26,7 @@ def nodes(node: Node) -> list[Node]:
     return [node, *(inner for child in node.children for inner in nodes(child))]
 
 
+@thorough
 @given(metadata_objects(), metadata_objects())
 def test_a_tree_shows_everything_and_marks_what_changed(before: JsonObject, after: JsonObject) -> None:
     tree = tree_of(after, before)
@@ -47,6 +48,7 @@ def test_a_tree_of_very_much_shows_a_part_and_says_how_much_is_missing() -> None
     assert len(nodes(tree_of(many, None))) <= NODES_MAX + 1
 
 
+@thorough
 @given(json_values(), json_values(), st.integers(1, 5))
 def test_as_many_changes_are_told_as_are_asked_for(before: JsonValue, after: JsonValue, most: int) -> None:
     lines, more = lines_between(("k",), before, after, most)
@@ -70,6 +72,7 @@ def test_changes_are_told_as_a_person_would() -> None:
     assert lines_between(("k",), ABSENT, ABSENT, 6) == ([], 0)
 
 
+@thorough
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.floats(-1e9, 1e9)), min_size=1, max_size=50))
 def test_every_chart_lies_within_its_frame(course: list[tuple[int, float]]) -> None:
     times = sorted(at for at, _ in course)

@@ -9,11 +9,12 @@ from projections.numbers import NumberFold, as_number, numeric_paths
 from projections.paths import key_of, literal, parse_key
 from projections.values import JsonObject
 from tests.projections.test_history import recorded
-from tests.strategies import History, histories, metadata_objects, parsed, places
+from tests.strategies import History, histories, metadata_objects, parsed, places, thorough
 
 KEYS = ("a", "b", "$.a.b", "$.a.0")
 
 
+@thorough
 @given(histories(), st.sampled_from(KEYS))
 def test_a_chart_shows_each_change_of_the_number_and_nothing_else(history: History, key: str) -> None:
     events = recorded([*history.operations])
@@ -29,6 +30,7 @@ def test_a_chart_shows_each_change_of_the_number_and_nothing_else(history: Histo
     assert [(one.version, one.value) for one in fold.changes(1_000)] == expected
 
 
+@thorough
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=400), st.integers(9, 60))
 def test_many_changes_are_thinned_but_for_the_ends_and_the_extremes(numbers: list[int], most: int) -> None:
     fold = NumberFold(literal("n"))
@@ -42,12 +44,14 @@ def test_many_changes_are_thinned_but_for_the_ends_and_the_extremes(numbers: lis
     assert {min(one.value for one in thinned), max(one.value for one in thinned)} == {min(numbers), max(numbers)}
 
 
+@thorough
 @given(metadata_objects())
 def test_every_key_that_is_offered_leads_to_a_number(metadata: JsonObject) -> None:
     for key in numeric_paths(metadata, 1_000):
         assert as_number(value_at(metadata, parse_key(key))) is not None
 
 
+@thorough
 @given(metadata_objects())
 def test_a_key_leads_to_its_place_or_there_is_none(metadata: JsonObject) -> None:
     for names in places(metadata):
