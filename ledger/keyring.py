@@ -1,8 +1,8 @@
 """
 The keys of a ledger: make, list and revoke them, and say what one that is shown may open.
 
-Every request asks the database, which answers a look at one row within microseconds. So a key that was revoked in
-another process opens nothing any more from the next request on, and no cache has to be told.
+Every request asks the database; those that wait at the same moment share one look at the row. So a key that was
+revoked in another process opens nothing any more from the next request on, and no cache has to be told.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
+
+from sqlalchemy import ClauseElement
 
 from ledger import statements
 from ledger.errors import KeyNotFound, KeyRefused, Unavailable
@@ -90,6 +92,38 @@ class _Known:
     used_at: Microseconds
 
 
+class _Looks:
+    """
+    Looks at single rows, each taken once for all who want it in the same turn of the event loop.
+
+    Whatever waits in a turn came before it, so nobody is told what the database said before he asked.
+
+    Args:
+        store: Where the rows are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._taken: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
+
+    async def row(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+        """See `Store.point`."""
+        asked = (statement, *parameters.values())
+        look = self._taken.get(asked)
+        if look is None:
+            loop = asyncio.get_running_loop()
+            if not self._taken:
+                loop.call_soon(self._taken.clear)
+            if self._store.answers_at_once:
+                row = await self._store.point(statement, parameters)
+                look = loop.create_future()
+                look.set_result(row)
+            else:
+                look = loop.create_task(self._store.point(statement, parameters))
+            self._taken[asked] = look
+        return look.result() if look.done() else await asyncio.shield(look)
+
+
 class Keyring:
     """
     The keys of all environments of a ledger.
@@ -101,6 +135,7 @@ class Keyring:
 
     def __init__(self, store: Store, clock: Callable[[], Microseconds] | None = None) -> None:
         self._store = store
+        self._looks = _Looks(store)
         self._clock = clock or _now
         self._closed = False
         self._environments: dict[str, Environment] = {}
@@ -117,7 +152,7 @@ class Keyring:
             Unavailable: The database cannot be read.
         """
         if not self._closed:
-            self._closed = (await self._store.point(statements.ANY_API_KEY, {})) is not None
+            self._closed = (await self._looks.row(statements.ANY_API_KEY, {})) is not None
         return not self._closed
 
     async def admit(self, text: str) -> ApiKey:
@@ -265,7 +300,7 @@ class Keyring:
 
     async def _is_as_known(self, known: "_Known") -> bool:
         """Whether the database still says of a key what it said the last time; saves taking the row apart."""
-        row = await self._store.point(statements.API_KEY, known.parameters)
+        row = await self._looks.row(statements.API_KEY, known.parameters)
         return row is not None and hmac.compare_digest(row[0], known.row[0]) and row == known.row
 
     async def _look_up(self, text: str) -> "_Known":
@@ -276,7 +311,7 @@ class Keyring:
         row = None
         parameters = {"environment_id": environment.id if environment is not None else 0, "key_id": shown.id}
         if environment is not None:
-            row = await self._store.point(statements.API_KEY, parameters)
+            row = await self._looks.row(statements.API_KEY, parameters)
         # Compared even where there is no key, so that a wrong secret takes no other time than a wrong id.
         is_same = hmac.compare_digest(_NO_DIGEST if row is None else row[0], shown.digest)
         if environment is None or row is None or not is_same:
@@ -288,7 +323,7 @@ class Keyring:
         if environment is None:
             return None
         parameters = {"environment_id": environment.id, "key_id": key_id}
-        row = await self._store.point(statements.API_KEY, parameters)
+        row = await self._looks.row(statements.API_KEY, parameters)
         if row is None:
             return None
         known = self._known.get(row[0])

@@ -92,6 +92,8 @@ class PostgresStore:
     Use `open` to make one and `close` to let it go.
     """
 
+    answers_at_once = False
+
     def __init__(self, target: Mapping[str, Any]) -> None:
         self._target = target
         self._write_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")

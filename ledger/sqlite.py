@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -78,6 +79,8 @@ class SqliteStore:
 
     Use `open` to make one and `close` to let it go.
     """
+
+    answers_at_once = True
 
     def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         self._path = path
@@ -367,7 +370,8 @@ class SqliteTransaction:
 
     def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of *rows*."""
-        self._connection.executemany(_text(statement), rows)
+        text, values_of = _insertion(statement)
+        self._connection.executemany(text, map(values_of, rows))
 
 
 class _ReadingConnection(aiosqlite.Connection):
@@ -425,6 +429,9 @@ def _any_of_values(element: AnyOfValues, compiler: SQLCompiler, **options: Any) 
     return compiler.process(element.column.in_(listed), **options)
 
 
+_Slot = str | Sequence[Any]  # the name of a parameter, or the values that the statement was built with
+
+
 @cache
 def _text(statement: ClauseElement) -> str:
     """The text of one of the ledger's constant statements, with named parameters for what its callers give."""
@@ -436,7 +443,18 @@ def _text(statement: ClauseElement) -> str:
     return text
 
 
-_Slot = str | Sequence[Any]  # the name of a parameter, or the values that the statement was built with
+@cache
+def _insertion(statement: ClauseElement) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
+    """
+    The text of a constant statement with a question mark for every value, and what takes these from a row.
+
+    Not by name: SQLite would have to look each of them up for each row.
+    """
+    text, slots = _written(statement)
+    if len(slots) > 1 and all(isinstance(slot, str) for slot in slots):
+        return text, itemgetter(*slots)
+    return text, partial(_values, slots)
+
 
 _asked: dict[ClauseElement, tuple[str, list[_Slot]]] = {}
 

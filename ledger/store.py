@@ -23,7 +23,14 @@ _POSTGRES = {"postgresql", "postgres"}
 
 
 class Store(Protocol):
-    """Transactions on one database."""
+    """
+    Transactions on one database.
+
+    Attributes:
+        answers_at_once: `point` answers without letting the event loop go on.
+    """
+
+    answers_at_once: bool
 
     async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """
