@@ -16,7 +16,7 @@ U+FDD1, and U+FDD0 itself, which Unicode sets aside for uses like this one, as U
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -32,8 +32,10 @@ from sqlalchemy import (
     URL,
     BigInteger,
     ClauseElement,
+    Delete,
     Integer,
     Text,
+    Update,
     bindparam,
     cast,
     create_engine,
@@ -53,6 +55,7 @@ from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, Unus
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
 from ledger.reading import complete
+from ledger.tables import events, logs, schema
 from projections.times import Microseconds
 
 TIMEOUT_MS = 10_000  # milliseconds that a statement may last
@@ -613,16 +616,27 @@ def role_statements(role: str) -> list[str]:
     """
     What makes a role that a server needs and no more: it appends, and cannot take away what was recorded.
 
+    It may read and add to every table, and change and delete only where the ledger has a statement for that.
+
     To be run by the owner of the tables, who migrates them.
     """
-    tables = "environments, logs, runs, events, snapshots, refusals, idempotency, api_keys, checkpoints, erasures"
+    tables = [table.name for table in schema.sorted_tables]
+    written = [one for one in vars(statements).values() if isinstance(one, Update | Delete)]
+    changed = {one.table for one in written if isinstance(one, Update)} | {
+        logs
+    }  # Who locks a row might change it.
+    deleted = {one.table for one in written if isinstance(one, Delete)}
+
+    def named(some: Container[Any]) -> str:
+        return ", ".join(table.name for table in schema.sorted_tables if table in some and table is not events)
+
     return [
         f"CREATE ROLE {role} NOLOGIN",
-        f"GRANT SELECT ON alembic_version, {tables} TO {role}",
-        f"GRANT INSERT ON {tables} TO {role}",
-        f"GRANT UPDATE ON logs, runs, snapshots, refusals, idempotency, api_keys, erasures TO {role}",
+        f"GRANT SELECT ON alembic_version, {', '.join(tables)} TO {role}",
+        f"GRANT INSERT ON {', '.join(tables)} TO {role}",
+        f"GRANT UPDATE ON {named(changed)} TO {role}",
         f"GRANT UPDATE (data, salt, commitment) ON events TO {role}",
-        f"GRANT DELETE ON snapshots, refusals, idempotency, checkpoints TO {role}",
+        f"GRANT DELETE ON {named(deleted)} TO {role}",
         f"GRANT USAGE ON SEQUENCE environments_environment_id_seq TO {role}",
     ]
 
