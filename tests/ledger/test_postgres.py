@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import errors
-from sqlalchemy import Text, make_url
+from sqlalchemy import LargeBinary, Text, make_url
 
-from ledger import postgres
+from ledger import postgres, tables
 from ledger.checkpoint import SigningKey
 from ledger.errors import UnusableDatabase
 from ledger.ledger import Ledger
@@ -18,7 +18,6 @@ from ledger.log import Log
 from ledger.migrate import HEAD
 from ledger.rebuild import compare
 from ledger.store import inspect_database, migrate
-from ledger.tables import schema
 from ledger.verify import verify_all
 from ledger.writes import Caller, CreateBatch, CreateRun, TagRun
 from projections.errors import BadPath, TooLarge
@@ -120,6 +119,21 @@ async def test_an_open_erasure_lets_data_be_redacted_and_nothing_else_and_cannot
         with pytest.raises(errors.ForeignKeyViolation):
             connection.commit()
     assert check_chain(database) == 1
+
+
+OTHERS: dict[type, str] = {LargeBinary: "sha256('x')", Text: "'77'"}
+
+
+@pytest.mark.parametrize("column", [column.name for column in tables.events.columns])
+async def test_no_column_of_an_event_can_be_updated(log: Log, database: Database, column: str) -> None:
+    await create(log, "run_1")
+    await change(log, "run_1", Set(key="a", value=1))
+    other = OTHERS.get(type(tables.events.c[column].type), "77")
+    for value in (other, column):
+        for where in ("WHERE position = 2", ""):
+            with pytest.raises(errors.IntegrityConstraintViolation, match="events are append-only"):
+                database.rows(f"UPDATE events SET {column} = {value} {where}")
+    assert check_chain(database) == 2
 
 
 ODD = ("a\0b", "\0", "\ufdd0", "\ufdd0\ufdd1", "\0\ufdd0\ufdd2\0", "\ufdd2")
@@ -267,7 +281,7 @@ def test_every_text_is_compared_byte_by_byte(database: Database) -> None:
         """
     )
     texts = {(row["table"], row["column"]) for row in rows}
-    for table in schema.sorted_tables:
+    for table in tables.schema.sorted_tables:
         assert texts >= {(table.name, one.name) for one in table.columns if isinstance(one.type, Text)}
     assert [row for row in rows if row["collation"] != "C" and "alembic" not in row["table"]] == []
 
