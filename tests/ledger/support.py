@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from ledger.faults import Report
 from ledger.ledger import Ledger
 from ledger.log import Changed, Created, Log, Moved
-from ledger.postgres import _storable, _TextLoader
+from ledger.postgres.texts import EscapedText, storable
 from ledger.sqlite import file_faults
 from ledger.store import inspect_database
 from ledger.verify import verify_all
@@ -105,9 +105,9 @@ class PostgresDatabase(Database):
 
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
-            connection.adapters.register_loader("text", _TextLoader)
+            connection.adapters.register_loader("text", EscapedText)
             query: Any = statement.replace("%", "%%").replace("?", "%s") if parameters else statement
-            cursor = connection.execute(query, [*map(_storable, parameters)] or None)
+            cursor = connection.execute(query, [*map(storable, parameters)] or None)
             return cursor.fetchall() if cursor.description else []
 
     def alter(self, *statements: str, parameters: Sequence[object] = ()) -> None:
@@ -115,7 +115,7 @@ class PostgresDatabase(Database):
             unlock_server(connection)
             for statement in statements:
                 query: Any = statement.replace("%", "%%").replace("?", "%s")
-                connection.execute(query, [*map(_storable, parameters)])
+                connection.execute(query, [*map(storable, parameters)])
 
 
 def unlock_file(connection: sqlite3.Connection) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from ledger import postgres, sqlite, statements, writer
+from ledger import sqlite, statements, writer
 from ledger.errors import Busy, Overloaded, RunNotFound, StorageFailed
 from ledger.ledger import Ledger
 from ledger.log import Changed, Log
+from ledger.postgres import connection
 from projections.operations import Increment
 from tests.ledger.support import Database, change, check_chain, create, events, once
 
@@ -137,7 +138,7 @@ async def test_writes_cancelled_while_another_process_holds_the_lock_leave_no_lo
 async def test_waiting_too_long_for_the_lock_is_busy_and_leaves_no_trace(
     open_ledger: Callable[..., Any], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT_MS", 50)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
     monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 50", *sqlite._PRAGMAS[1:]))
     ledger = await open_ledger()

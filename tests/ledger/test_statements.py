@@ -25,8 +25,9 @@ from sqlalchemy.sql.operators import and_, eq
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 from sqlalchemy.sql.selectable import Alias, FromClause, Join
 
-from ledger import distribute, postgres, sqlite, statements
+from ledger import distribute, sqlite, statements
 from ledger.errors import UnusableDatabase
+from ledger.postgres.texts import written
 from ledger.statements import Narrowing
 from ledger.store import distribute as distribute_database
 from ledger.store import migrate
@@ -160,7 +161,7 @@ def test_every_function_that_makes_a_statement_is_walked() -> None:
 def test_a_server_can_prepare_every_statement(database: Database) -> None:
     with psycopg.connect(database.url, autocommit=True) as connection:
         for number, name in enumerate(sorted(STATEMENTS)):
-            text, _ = postgres._written(STATEMENTS[name])
+            text, _ = written(STATEMENTS[name])
             connection.execute(f"PREPARE statement_{number} AS {text}")
     assert database.value("SELECT count(*) FROM logs") == 0
 
@@ -198,7 +199,7 @@ def test_a_statement_that_reaches_past_its_environment_is_found(name: str) -> No
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
 def test_every_statement_can_be_written_for_both_engines(name: str) -> None:
-    for write in (sqlite._question, postgres._written):
+    for write in (sqlite._question, written):
         text, slots = write(STATEMENTS[name])
         assert "POSTCOMPILE" not in text
         assert text.count("?" if write is sqlite._question else "$") == sum(

@@ -24,7 +24,9 @@ from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
 from ledger.faults import Fault, Report
 from ledger.ledger import Ledger
 from ledger.log import Log
-from ledger.postgres import PostgresTransaction, _storable, connect, target_of
+from ledger.postgres import PostgresTransaction, target_of
+from ledger.postgres.connection import connect
+from ledger.postgres.texts import storable
 from ledger.sqlite import SqliteTransaction, _read_text, file_faults, inspect_file
 from ledger.store import inspect_database
 from ledger.verify import count_events, verify_all
@@ -163,7 +165,7 @@ class AlteredServer(Altered):
         query: Any = statement.replace("%", "%%").replace("?", "%s")
         try:
             with self.connection.cursor(row_factory=dict_row) as cursor:
-                cursor.execute(query, [*map(_storable, values)])
+                cursor.execute(query, [*map(storable, values)])
                 return cursor.fetchall() if cursor.description else []
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
             raise CannotBe from error
