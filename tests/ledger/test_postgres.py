@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import errors
-from sqlalchemy import LargeBinary, Text, make_url
+from sqlalchemy import LargeBinary, Text, create_engine, make_url
 
 from ledger import postgres, tables
 from ledger.checkpoint import SigningKey
@@ -80,6 +80,69 @@ async def test_a_server_that_cannot_be_reached_is_named_without_its_password() -
     assert "secret" not in str(refused.value)
     with pytest.raises(UnusableDatabase, match="names no database"):
         await Ledger.open("postgresql://me@127.0.0.1")
+
+
+def described(database: Database) -> dict[str, set[str]]:
+    """Columns, indexes and constraints as the server itself writes them."""
+    asked = {
+        "columns": """
+            SELECT format('%s.%s %s %s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod),
+            attnotnull, attcollation) AS text FROM pg_attribute
+            WHERE attnum > 0 AND NOT attisdropped AND attrelid IN (SELECT oid FROM ours WHERE relkind = 'r')
+        """,
+        "indexes": "SELECT pg_get_indexdef(oid) AS text FROM ours WHERE relkind = 'i'",
+        "constraints": """
+            SELECT format('%s %s', conrelid::regclass, pg_get_constraintdef(oid)) AS text FROM pg_constraint
+            WHERE conrelid IN (SELECT oid FROM ours)
+        """,
+    }
+    ours = """
+        WITH ours AS (
+            SELECT oid, relkind FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic%'
+        )
+    """
+    return {name: {row["text"] for row in database.rows(ours + query)} for name, query in asked.items()}
+
+
+def test_the_migrated_schema_is_that_of_the_tables(database: Database, empty: Database) -> None:
+    engine = create_engine(make_url(empty.url).set(drivername="postgresql+psycopg"))
+    tables.schema.create_all(engine)
+    engine.dispose()
+    expected = described(empty)
+    assert all(len(expected[name]) > 13 for name in expected)
+    assert described(database) == expected
+
+
+BACK_TO_THE_FIRST_TABLES = """
+DROP TABLE run_tags, batch_items, batches;
+DROP INDEX runs_by_status, runs_by_task, runs_by_parent, runs_by_root, runs_by_batch;
+CREATE INDEX runs_by_parent ON runs (environment_id, parent_key) WHERE parent_key IS NOT NULL;
+ALTER TABLE idempotency DROP COLUMN batch_id;
+ALTER TABLE idempotency ALTER COLUMN run_key SET NOT NULL;
+UPDATE alembic_version SET version_num = '0001'
+"""
+
+
+async def test_a_database_of_the_first_tables_is_brought_up_to_date_with_all_it_holds(
+    open_ledger: OpenLedger, database: Database
+) -> None:
+    for environment in ("dev", "prod"):
+        log = await (await open_ledger()).log(environment)
+        for number, tags in enumerate([(), ("a", "ü"), ("a\0b", 'q"'), ("a",)]):
+            await create(log, f"run_{number}", tags=tags)
+        first = await change(log, "run_0", Set(key="a", value=1), idempotency=once("key"))
+    newest, stored = described(database), database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3")
+    assert len(stored) == 10
+    database.rows(BACK_TO_THE_FIRST_TABLES)
+    with pytest.raises(UnusableDatabase, match="run: run-ledger migrate"):
+        await open_ledger()
+    migrate(database.url)
+    assert described(database) == newest
+    assert database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3") == stored
+    log = await (await open_ledger()).log("prod")
+    again = await change(log, "run_0", Set(key="a", value=1), idempotency=once("key"))
+    assert (again.is_replay, again.snapshot) == (True, first.snapshot)
 
 
 CHANGES = (
