@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import events, health, history, live, metadata, progress, proof, runs
+from api import contract, events, health, history, live, metadata, progress, proof, runs
 from api.access import Access, Owner
 from api.problems import HANDLERS
 from api.scopes import guarded
@@ -35,6 +35,7 @@ ROUTES = (
     Route("/api/v1/events/live", live.feed_live, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
+    Route("/openapi.json", contract.get_openapi, methods=["GET"]),
 )
 
 
@@ -56,6 +57,8 @@ def create_app(
         stream_limits: Bounds of live streams, the default ones unless given.
         for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
+    for route in ROUTES:
+        contract.check_described(route)
     streams = Streams(stream_limits)
     door = (
         Middleware(Owner, log=log)

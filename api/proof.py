@@ -3,8 +3,9 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.parameters import NO_QUERY
 from api.rendering import json_response, verified_members
-from api.requests import caller_of, check_query, expected_versions, log_of, read, run_id_of
+from api.requests import caller_of, expected_versions, log_of, read, run_id_of
 from ledger.bodies import ERASURE
 from projections import values
 from projections.values import JsonObject
@@ -13,7 +14,7 @@ from projections.values import JsonObject
 async def get_verify(request: Request) -> Response:
     """Answer whether a run's events, head and snapshots are what was once written, and if not, what is wrong."""
     run_id = run_id_of(request)
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     verified = await log_of(request).verify(run_id)
     text = values.dump(verified_members(run_id, verified.version, verified.report))
     return json_response(text, headers={"Cache-Control": "no-store"})

@@ -7,21 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import scopes
-from api.problems import bad_request
+from api.parameters import NO_QUERY, Query, listed, moment, run_id, whole_number
+from api.problems import Problem, bad_request
 from api.rendering import details_members, json_response, run_members
-from api.requests import (
-    caller_of,
-    check_query,
-    expected_versions,
-    log_of,
-    moment,
-    read,
-    run_id_of,
-    whole_number,
-)
+from api.requests import caller_of, expected_versions, log_of, read, run_id_of
 from ledger.bodies import NEW_RUN, NEW_STATUS, TRIGGER
 from ledger.log import Created
-from ledger.run_ids import RUN_ID
 from projections import values
 from projections.lifecycle import Status, parse_status
 from projections.size import NAME_CHARACTERS_MAX
@@ -30,7 +21,20 @@ from projections.values import JsonObject
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "filter[status]", "filter[taskIdentifier]", "asOf"}
+
+def _bad_cursor(_: str) -> Problem:
+    return bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
+
+
+_SIZE = whole_number("page[size]", 1, PAGE_MAX, "Runs on a page.", default=PAGE_DEFAULT)
+_AFTER = run_id("page[after]", "The `pagination.next` of the page before.", _bad_cursor)
+_BEFORE = run_id("page[before]", "The `pagination.previous` of the page behind, instead.", _bad_cursor)
+_STATUSES = listed(
+    "filter[status]", parse_status, {"type": "string", "enum": [*Status]}, "Runs with any of these statuses."
+)
+_TASKS = listed("filter[taskIdentifier]", str, {"type": "string"}, "Runs of any of these tasks.")
+_AS_OF = moment("asOf", "The runs as they stood then, with the filters meaning what held then.")
+LIST = Query(_SIZE, _AFTER, _BEFORE, _STATUSES, _TASKS, _AS_OF)
 
 
 async def create(request: Request) -> Response:
@@ -54,7 +58,7 @@ async def trigger(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """Answer a run with its metadata, payload, output and error."""
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     details = await log_of(request).run(run_id_of(request))
     shown = scopes.without_hidden_relatives(request, details)
     return json_response(values.dump(details_members(shown)))
@@ -78,22 +82,17 @@ async def set_status(request: Request) -> Response:
 
 async def list_runs(request: Request) -> Response:
     """Answer one page of runs, newest first, as they are or as they stood."""
-    check_query(request, _QUERY)
-    query = request.query_params
-    after, before = query.get("page[after]"), query.get("page[before]")
+    query = LIST.of(request)
+    after, before, at = query[_AFTER], query[_BEFORE], query[_AS_OF]
     if after is not None and before is not None:
         raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
-    for cursor in (after, before):
-        if cursor is not None and not RUN_ID.fullmatch(cursor):
-            raise bad_request("bad-cursor", "a cursor is what pagination.next or pagination.previous said")
     log = log_of(request)
-    at = moment(request, "asOf")
     filters: Any = {
-        "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
+        "limit": query[_SIZE],
         "after": after,
         "before": before,
-        "statuses": _statuses(request),
-        "tasks": _listed(request, "filter[taskIdentifier]"),
+        "statuses": query[_STATUSES],
+        "tasks": query[_TASKS],
         "within": scopes.readable(request),
     }
     if at is None:
@@ -111,17 +110,6 @@ async def list_runs(request: Request) -> Response:
     environment: JsonObject = {"id": log.environment, "name": log.environment}
     data: list[JsonValue] = [{**run_members(run), "env": environment} for run in found]
     return json_response(values.dump({"data": data, "pagination": pagination}))
-
-
-def _statuses(request: Request) -> list[Status]:
-    try:
-        return [parse_status(name) for name in _listed(request, "filter[status]")]
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"filter[status]: {error}") from error
-
-
-def _listed(request: Request, name: str) -> list[str]:
-    return [item for item in request.query_params.get(name, "").split(",") if item]
 
 
 def _replayed(created: Created) -> dict[str, str]:

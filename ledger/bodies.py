@@ -3,11 +3,21 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from ledger.run_ids import RUN_ID, new_run_id
+from ledger.run_ids import RUN_ID, RUN_ID_SCHEMA, new_run_id
 from ledger.writes import REASON_CHARACTERS_MAX, ChangeMetadata, ChangeStatus, CreateRun, EraseKey
 from projections import values
 from projections.events import AnyStatus
@@ -88,13 +98,29 @@ def _ttl(value: object) -> int:
     return seconds
 
 
-Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
-Reason = Annotated[str, Field(max_length=REASON_CHARACTERS_MAX), AfterValidator(_name)]
-RunId = Annotated[str, AfterValidator(_run_id)]
+# What a validator asks beyond a type is said beside it, for the contract over HTTP.
+_Tag = Annotated[str, Field(max_length=TAG_CHARACTERS_MAX)]
+_TagsAsSent = Annotated[
+    _Tag | list[_Tag],
+    Field(description=f"One, or a list; at most {TAGS_MAX}. Blank ones and repeats are dropped."),
+]
+_NOT_BLANK: JsonDict = {"pattern": r"\S"}
+
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, json_schema_extra=_NOT_BLANK), AfterValidator(_name)]
+Reason = Annotated[
+    str, Field(max_length=REASON_CHARACTERS_MAX, json_schema_extra=_NOT_BLANK), AfterValidator(_name)
+]
+RunId = Annotated[str, AfterValidator(_run_id), WithJsonSchema({**RUN_ID_SCHEMA})]
 Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
-Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
-Payload = Annotated[Value, AfterValidator(_payload)]
-Duration = Annotated[int, BeforeValidator(_ttl)]
+Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags, _TagsAsSent)]
+Payload = Annotated[
+    Value,
+    AfterValidator(_payload),
+    Field(description=f"Any JSON, at most {PAYLOAD_BYTES_MAX:,} bytes; null is the same as nothing."),
+]
+Duration = Annotated[
+    int, BeforeValidator(_ttl, Annotated[str, Field(pattern="^[0-9]{1,9}[smhdw]$", examples=["24h"])])
+]
 Operations = Annotated[tuple[AnyOperation, ...], Field(max_length=OPERATIONS_MAX, strict=False)]
 
 
@@ -139,7 +165,9 @@ class TriggerOptions(_Wire):
     tags: Tags = ()
     idempotency_key: Annotated[str, Field(min_length=1, max_length=2_048, pattern=r"^[^\x00]*$")] | None = None
     idempotency_key_ttl: Duration | None = Field(
-        default=IDEMPOTENCY_TTL_S_DEFAULT, validation_alias="idempotencyKeyTTL"
+        default=IDEMPOTENCY_TTL_S_DEFAULT,
+        validation_alias="idempotencyKeyTTL",
+        json_schema_extra={"default": "30d"},
     )
     parent_run_id: RunId | None = None
 
@@ -190,7 +218,9 @@ class NewStatus(_Wire):
     status: AnyStatus
     attempt: Attempt | None = None
     output: Payload = None
-    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error)] | None = None
+    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error, RunError | str)] | None = (
+        None
+    )
     actor: Name | None = None
 
     def command(self, run_id: str, expected: frozenset[int] | None = None) -> ChangeStatus:

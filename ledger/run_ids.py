@@ -5,6 +5,7 @@ import re
 import uuid_utils
 
 RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
+RUN_ID_SCHEMA = {"type": "string", "pattern": f"^{RUN_ID.pattern}$"}  # As JSON Schema says it.
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 

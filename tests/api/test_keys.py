@@ -172,7 +172,7 @@ def test_a_route_that_is_not_in_the_table_stops_the_start() -> None:
 def test_no_route_of_the_application_is_without_a_test() -> None:
     assert set(EVERY) == {*KEYED, *PUBLIC}
     assert set(EVERY) == set(scopes.NEEDS)
-    assert set(PUBLIC) == {("GET", "/healthz"), ("GET", "/readyz")}
+    assert set(PUBLIC) == {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
 
 
 @pytest.mark.parametrize("route", [route for route in KEYED if need_of(route).of == "all"])
@@ -723,7 +723,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("parameter", sorted(run_routes._QUERY))
+@pytest.mark.parametrize("parameter", [one.name for one in run_routes.LIST.parameters])
 def test_whatever_a_restricted_key_asks_of_the_list_hidden_runs_stay_hidden(
     lasting: Service, parameter: str
 ) -> None:
