@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from api import answers
 from api.parameters import NO_QUERY, Parameter, Query, Schema
-from api.requests import IDEMPOTENCY_KEY_CHARACTERS_MAX
+from api.requests import ENTITY_TAGS_PATTERN, IDEMPOTENCY_KEY_PATTERN
 from api.scopes import Need
 from ledger.run_ids import RUN_ID_SCHEMA
 from projections.size import NAME_CHARACTERS_MAX
@@ -60,22 +60,20 @@ class Header:
 
 
 _ETAG = {"type": "string", "pattern": r'^"[!#-~]+"$'}
-_ETAGS = r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$'
+_ETAGS = {"type": "string", "pattern": ENTITY_TAGS_PATTERN}
 
 # Of requests.
 IF_MATCH = Header(
     "If-Match",
     'Carry it out only at this version, such as `"7"`; `*` asks only that the run exists.',
-    {"type": "string", "pattern": _ETAGS},
+    _ETAGS,
 )
-IF_NONE_MATCH = Header(
-    "If-None-Match", "Answer 304 where the caller has it already.", {"type": "string", "pattern": _ETAGS}
-)
+IF_NONE_MATCH = Header("If-None-Match", "Answer 304 where the caller has it already.", _ETAGS)
 IDEMPOTENCY_KEY = Header(
     "Idempotency-Key",
     "The same request under the same key is carried out once, and answered alike for 7 days. "
     "Without it, `x-trigger-request-idempotency-key` is taken.",
-    {"type": "string", "pattern": f"^[!#-~]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}$"},
+    {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN},
 )
 LAST_EVENT_ID = Header(
     "Last-Event-ID", "Go on behind the event with this id, as a browser asks by itself. It wins over the query."

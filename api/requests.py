@@ -20,8 +20,15 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publis
 
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
-_ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_TAG = r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*'
+_ENTITY_TAG = re.compile(f"{_TAG}(?:,|$)")
+_KEY = f"[ -~\xa1-\xac\xae-\xff]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}"  # What of Latin-1 can be printed.
+_IDEMPOTENCY_KEY = re.compile(_KEY)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+# What the headers that are read here may say, as the contract tells it.
+ENTITY_TAGS_PATTERN = rf"^([ \t]*\*[ \t]*|({_TAG},)*{_TAG},?)$"
+IDEMPOTENCY_KEY_PATTERN = f'^("{_KEY}"|{_KEY})$'
 
 _Body = TypeVar("_Body")
 
@@ -115,7 +122,7 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
             return None
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX or not key.isprintable():
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise bad_request(
             "bad-idempotency-key",
             f"an idempotency key has 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable characters, "
@@ -160,7 +167,7 @@ def caller_of(request: Request, actor: str | None) -> Caller:
 def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
     text = header(request, condition.encode())
-    if text is None or text.strip() == "*":
+    if text is None or text.strip(" \t") == "*":
         return None
     tags = []
     start = 0

@@ -1,20 +1,26 @@
 """The OpenAPI document: it is valid, it describes every route, and what it says is what the routes do."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from schemathesis.specs.openapi import definitions
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from api.contract import DESCRIPTIONS, check_described
-from api.openapi import Answer, Description, document, public_path
+from api.openapi import IDEMPOTENCY_KEY, IF_MATCH, Answer, Description, document, public_path
+from api.problems import Problem
+from api.requests import ENTITY_TAGS_PATTERN, expected_versions, has_tag, idempotency_key
 from tests.api.contract import contract, resolved
 from tests.api.keys import EVERY, PUBLIC, Keyed, body_of, path_of
 from tests.api.service import Service, problem
+from tests.strategies import thorough
 
 OPENAPI = "/openapi.json"
 TAKES_ANY_QUERY = {("GET", "/healthz"), ("GET", "/readyz")}  # What asks these may add what it likes.
@@ -117,6 +123,39 @@ def test_a_member_that_the_document_requires_is_required(api: Service, route: tu
         assert named == set(schema["required"])
     else:
         assert answer.is_success
+
+
+def asking(name: str, value: str) -> Request:
+    headers = [(name.lower().encode(), value.encode("latin-1"))]
+    return Request({"type": "http", "method": "PUT", "path": "/", "headers": headers})
+
+
+def is_read(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except Problem:
+        return False
+    return True
+
+
+LATIN = st.characters(max_codepoint=255)
+TAGS = st.text(st.one_of(st.sampled_from('"W/*, 7\x00\xff'), LATIN), max_size=12)
+
+
+@thorough
+@given(value=st.one_of(TAGS, st.from_regex(ENTITY_TAGS_PATTERN, fullmatch=True, alphabet=LATIN)))
+def test_conditions_are_read_as_their_pattern_says(value: str) -> None:
+    said = jsonschema_rs.is_valid(dict(IF_MATCH.schema), value)
+    assert is_read(lambda: expected_versions(asking("If-Match", value))) == said
+    assert is_read(lambda: has_tag(asking("If-None-Match", value), "7")) == said
+
+
+@thorough
+@given(value=st.one_of(st.text(LATIN), st.integers(253, 258).map("x".__mul__), st.just(f'"{"x" * 255}"')))
+def test_idempotency_keys_are_read_as_their_pattern_says(value: str) -> None:
+    assume(value != '""')  # No key, in quotes; the pattern takes it for two characters.
+    said = jsonschema_rs.is_valid(dict(IDEMPOTENCY_KEY.schema), value)
+    assert is_read(lambda: idempotency_key(asking("Idempotency-Key", value), b"")) == said
 
 
 # --- the route ---
