@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check browser bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ help:  ## Show what can be made
 demo: $(VENV)/installed  ## Install, then watch a real job report its progress (KEEP=1 leaves the server up)
 	$(BIN)/run-ledger demo $(if $(KEEP),--keep)
 
-test: check  ## Install, check, and pass every test
+test: check browser  ## Install, check, and pass every test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/installed-dev  ## Format, lint, types and import direction
@@ -20,6 +20,9 @@ check: $(VENV)/installed-dev  ## Format, lint, types and import direction
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+browser: $(VENV)/installed-dev  ## Find the Chromium of the tests, or install it (as root, with apt-get)
+	@$(BIN)/python -m tests.browser
 
 bench: $(VENV)/installed-dev  ## Measure speed as ratios; JSON lines, and the table of benchmarks/README.md
 	$(BIN)/python -m benchmarks

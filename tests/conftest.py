@@ -1,9 +1,13 @@
-"""Tests may be coroutines."""
+"""Tests may be coroutines, and may ask for a browser."""
 
 import asyncio
 import inspect
 
 import pytest
+
+from tests.browser import browser, chromium
+
+__all__ = ["browser", "chromium"]
 
 
 @pytest.hookimpl(tryfirst=True)
