@@ -21,16 +21,16 @@ async def get_verify(request: Request) -> Response:
 
 
 async def erase(request: Request) -> Response:
-    """
-    Take what ever stood at a key out of a run.
-
-    A repeat finds nothing to erase, so an idempotency key makes no difference here.
-    """
+    """Take what ever stood at a key out of a run."""
     run_id = run_id_of(request)
-    body, _ = await read(request, ERASURE)
+    body, idempotency = await read(request, ERASURE)
     command = body.command(run_id, expected_versions(request))
+    caller = caller_of(request, body.actor)
     erased = await log_of(request).erase(
-        run_id, command.path, command.reason, caller_of(request, body.actor), expected=command.expected
+        run_id, command.path, command.reason, caller, idempotency, expected=command.expected
     )
     answer: JsonObject = {"runId": run_id, "version": erased.version, "erased": erased.events}
-    return json_response(values.dump(answer), headers={"ETag": f'"{erased.version}"'})
+    headers = {"ETag": f'"{erased.version}"'}
+    if erased.is_replay:
+        headers["Idempotency-Replayed"] = "true"
+    return json_response(values.dump(answer), headers=headers)
