@@ -47,6 +47,7 @@ def add_to(cli: typer.Typer) -> None:
 
 
 def watch(
+    context: typer.Context,
     run_id: Annotated[
         str | None,
         typer.Argument(
@@ -66,8 +67,9 @@ def watch(
 ) -> None:
     """Watch a run until it finishes, or the runs of a task until Ctrl-C; goes on after a server restart."""
     follows_many = task is not None or bool(tags)
-    if follows_many and "RUN_LEDGER_RUN_ID" in os.environ:
-        run_id = None  # Within a run it is only the default.
+    source = context.get_parameter_source("run_id")
+    if follows_many and source is not None and source.name == "ENVIRONMENT":
+        run_id = None  # Within a run it is only the default; one that was named is refused below.
     if (run_id is None) != follows_many:
         raise typer.BadParameter("watch takes a run, or --task and --tag: run-ledger watch RUN")
 
