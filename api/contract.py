@@ -68,6 +68,7 @@ DESCRIPTIONS: dict[tuple[str, str], Description] = {
         summary="Create a run of a task, as the Trigger.dev SDK does",
         body=bodies.TRIGGER,
         answers={200: Answer(answers.CreatedRun, "The run, made now or found by its idempotency key.")},
+        refusals=frozenset({404}),  # A line break in the path leads nowhere.
     ),
     ("GET", "/api/v3/runs/{run_id}"): Description(
         id="retrieveRun",

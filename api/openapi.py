@@ -107,7 +107,12 @@ _ALLOWANCE = (
 _PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
     "run_id": (RUN_ID_SCHEMA, "The run."),
     "task": (
-        {"type": "string", "minLength": 1, "maxLength": NAME_CHARACTERS_MAX},
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": NAME_CHARACTERS_MAX,
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$",
+        },
         "What the run executes; printable characters, slashes too.",
     ),
 }

@@ -26,7 +26,7 @@ from api.contract import DESCRIPTIONS
 from api.openapi import public_path
 from ledger.run_ids import RUN_ID
 from tests.api.contract import contract
-from tests.api.keys import EVERY, KEYED, Keyed, need_of
+from tests.api.keys import EVERY, KEYED, OF_A_RUN, Keyed, need_of
 from tests.api.server import PATIENCE_S, Server, serving
 from tests.api.service import service
 
@@ -56,7 +56,7 @@ SPEAKING = [
     route for route in EVERY if "{" in route[1] or route[0] != "GET" or DESCRIPTIONS[route].query.parameters
 ]
 
-some = settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck), print_blob=True)
+some = settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck), print_blob=True)
 few = settings(some, max_examples=2)
 
 
@@ -70,12 +70,12 @@ class Caller:
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._sent = 0
 
-    def send(self, route: Route, case: AnyCase) -> requests.Response:
-        """Send a case, and hold the answer to the document."""
+    def send(self, route: Route, case: AnyCase, run: str | None = None) -> requests.Response:
+        """Send a case, about this run where one is named, and hold the answer to the document."""
         self._sent += 1
-        run = (case.path_parameters or {}).get("run_id")
-        if self._sent % 2 and isinstance(run, str) and RUN_ID.fullmatch(run):
-            case.path_parameters["run_id"] = "r"
+        made_up = (case.path_parameters or {}).get("run_id")
+        if run is not None or (self._sent % 2 and isinstance(made_up, str) and RUN_ID.fullmatch(made_up)):
+            case.path_parameters["run_id"] = run or "r"
         asked: Any = case.as_transport_kwargs(base_url=self._url, headers=self._headers)
         if route in STREAMS:
             asked["method"] = "HEAD"
@@ -102,6 +102,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Calle
         keys["revoked"] = Keyed(api)
         keys["admin"].create("r", metadata={"k": 1})
         keys["revoked"].revoke()
+        Keyed(api, "theirs", ["admin"]).create("r-theirs", metadata={"k": 1})
     with serving(path) as server:
         yield {name: Caller(server, key.text) for name, key in keys.items()}
 
@@ -164,6 +165,22 @@ def test_a_revoked_key_gets_401_whatever_it_asks(closed: dict[str, Caller], rout
     sent()
 
 
+@pytest.mark.parametrize("route", OF_A_RUN)
+def test_a_foreign_run_is_one_that_does_not_exist_whatever_is_asked(
+    closed: dict[str, Caller], route: Route
+) -> None:
+    @few
+    @given(case=operation_of(route).as_strategy(GenerationMode.POSITIVE))
+    def sent(case: AnyCase) -> None:
+        case.headers.pop("Idempotency-Key", None)  # The second of two requests would be another one under it.
+        theirs, absent = (closed["admin"].send(route, case, run) for run in ("r-theirs", "r-absent"))
+        assert theirs.status_code == absent.status_code >= 400
+        assert theirs.content.replace(b"r-theirs", b"r-absent") == absent.content
+        assert _headers(theirs) == _headers(absent)
+
+    sent()
+
+
 @pytest.mark.parametrize("route", STREAMS)
 def test_a_stream_is_sent_as_the_document_says(opened: Caller, route: Route) -> None:
     url = opened._url + route[1].replace("{run_id}", "r")
@@ -172,6 +189,12 @@ def test_a_stream_is_sent_as_the_document_says(opened: Caller, route: Route) -> 
         with session.get(url, params={"from": "start"}, stream=True, timeout=PATIENCE_S) as answer:
             assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
             assert next(answer.iter_lines()) == b": run-ledger"
+
+
+def _headers(answer: requests.Response) -> dict[str, str]:
+    """All but the requests that are left, and the time."""
+    passing = {"date", "x-ratelimit-remaining", "x-ratelimit-reset"}
+    return {name: value for name, value in answer.headers.items() if name not in passing}
 
 
 def test_streams_are_the_live_routes() -> None:
