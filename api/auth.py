@@ -6,6 +6,7 @@ import secrets
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.parameters import NO_QUERY
 from api.problems import Problem, bad_request
 from api.rendering import json_response
 from api.requests import header, log_of, read
@@ -39,6 +40,7 @@ _OF_THE_KEY: dict[str, Action] = {
 
 async def claims(request: Request) -> Response:
     """Answer what a token that is signed with the caller's key has to say."""
+    NO_QUERY.of(request)
     return json_response(_claims_text(request), headers={"Cache-Control": "no-store"})
 
 

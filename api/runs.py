@@ -6,22 +6,12 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import filters, scopes
+from api import cursors, filters, scopes
 from api.auth import token_headers
-from api.cursors import cursors_of
+from api.parameters import NO_QUERY, Query, moment, one_of, whole_number
 from api.problems import bad_request
 from api.rendering import audit_members, details_members, json_response, run_members, unapplied_members
-from api.requests import (
-    caller_of,
-    check_query,
-    expected_versions,
-    log_of,
-    moment,
-    read,
-    read_optional,
-    run_id_of,
-    whole_number,
-)
+from api.requests import caller_of, expected_versions, log_of, read, read_optional, run_id_of
 from api.token_scopes import judge_list
 from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
 from ledger.finding import Sort
@@ -34,7 +24,17 @@ from projections.values import JsonObject
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", "include", *filters.NAMES}
+_SIZE = whole_number("page[size]", 1, PAGE_MAX, "Runs on a page.", default=PAGE_DEFAULT)
+_AS_OF = moment("asOf", "The runs as they stood then, with the filters meaning what held then.")
+_SORT = one_of(
+    "sort",
+    {one.value: one for one in Sort},
+    "The order: by creation or by the last event, newest first where it begins with `-`.",
+    default=Sort.NEWEST,
+    usual=Sort.NEWEST.value,
+)
+_INCLUDE = one_of("include", {"progress": True}, "Show the progress of each run, as it is now.", default=False)
+LIST = Query(_SIZE, cursors.AFTER, cursors.BEFORE, _SORT, _AS_OF, _INCLUDE, *filters.PARAMETERS)
 
 
 async def create(request: Request) -> Response:
@@ -59,7 +59,7 @@ async def trigger(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """Answer a run with its metadata, payload, output and error."""
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     details = await log_of(request).run(run_id_of(request))
     shown = scopes.without_hidden_relatives(request, details)
     return json_response(values.dump(details_members(shown)))
@@ -100,27 +100,26 @@ async def add_tags(request: Request) -> Response:
 
 async def list_runs(request: Request) -> Response:
     """Answer one page of runs, newest first unless asked otherwise, as they are or as they stood."""
-    check_query(request, _QUERY, is_known=filters.is_condition)
-    cursors = cursors_of(request)
+    query = LIST.of(request)
+    place = cursors.cursors_of(query)
+    at, sort, with_progress = query[_AS_OF], query[_SORT], query[_INCLUDE]
     log = log_of(request)
-    at = moment(request, "asOf")
-    wanted = filters.run_filter(request, log.now if at is None else lambda: at)
+    wanted = filters.run_filter(query, log.now if at is None else lambda: at)
     judge_list(request, wanted.tasks)
     asked: dict[str, Any] = {
-        "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        "after": cursors.after,
-        "before": cursors.before,
+        "limit": query[_SIZE],
+        "after": place.after,
+        "before": place.before,
         "wanted": wanted,
-        "sort": filters.sort_of(request),
+        "sort": sort,
         "within": scopes.readable(request),
     }
-    with_progress = _include(request, is_past=at is not None)
     if at is None:
         page = await log.runs(**asked)
     else:
-        _refuse_of_the_past(wanted, asked["sort"])
+        _refuse_of_the_past(wanted, sort, with_progress=with_progress)
         page = await log.runs_as_of(at, **asked)
-    pagination = cursors.pagination(page.next, page.previous)
+    pagination = place.pagination(page.next, page.previous)
     environment: JsonObject = {"id": log.environment, "name": log.environment}
     audits = await log.audits([run.id for run in page.items]) if with_progress else {}
     data: list[JsonValue] = []
@@ -132,17 +131,9 @@ async def list_runs(request: Request) -> Response:
     return json_response(values.dump({"data": data, "pagination": pagination}))
 
 
-def _include(request: Request, *, is_past: bool) -> bool:
-    """Whether the progress of each run is asked for."""
-    given = request.query_params.get("include")
-    if given not in {None, "progress"}:
-        raise bad_request("bad-parameter", f"include can only be progress, not {str(given)[:40]!r}")
-    if given is not None and is_past:
+def _refuse_of_the_past(wanted: RunFilter, sort: Sort, *, with_progress: bool) -> None:
+    if with_progress:
         raise bad_request("bad-parameter", "include=progress tells of now; leave out asOf")
-    return given is not None
-
-
-def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:
     if sort.is_by_change:
         raise bad_request("bad-parameter", "asOf goes with the order of creation only; sort by createdAt")
     if wanted.asks_for_verdicts:

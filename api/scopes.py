@@ -85,6 +85,7 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     # No key: what asks these has none, and they tell nothing of any run.
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/openapi.json"): None,
 }
 
 PUBLIC_PATHS = frozenset(path for (_, path), need in NEEDS.items() if need is None)

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 
 from api.app import ROUTES
+from api.contract import PAGES
 from api.scopes import NEEDS, Need
 from ledger.keys import Action
 from ledger.ledger import Ledger
@@ -37,6 +38,7 @@ BATCH = "batch_" + "0" * 25  # The one that `Keyed.create_batch` makes.
 
 # Every route of the application as (method, path): a new one is tested by being there.
 EVERY = sorted((method, route.path) for route in ROUTES for method in route.methods or () if method != "HEAD")
+DESCRIBED = [route for route in EVERY if route not in PAGES]
 KEYED = [route for route in EVERY if NEEDS[route] is not None]
 PUBLIC = [route for route in EVERY if NEEDS[route] is None]
 SCOPED = [route for route in KEYED if (need := NEEDS[route]) is not None and need.action is not None]
