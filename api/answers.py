@@ -552,7 +552,8 @@ class Claims(TypedDict):
     """What a public token has to say beside its scopes."""
 
     sub: Annotated[
-        str, Field(description="The key that it is signed with; while the ledger is open, the environment.")
+        str,
+        Field(description="The id of the key that it is signed with; while the ledger is open, the environment."),
     ]
     pub: Literal[True]
 

@@ -11,7 +11,7 @@ from api.problems import Problem, bad_request
 from api.rendering import json_response
 from api.requests import header, log_of, read
 from api.token_scopes import token_of
-from api.tokens import LIFE_S, MINTED_LIFE_S, MINTED_LIFE_S_MAX, Scope, Tokens, signed, subject_of
+from api.tokens import LIFE_S, MINTED_LIFE_S, MINTED_LIFE_S_MAX, Scope, Tokens, signed
 from ledger.bodies import PUBLIC_TOKEN
 from ledger.errors import RunNotFound
 from ledger.keys import Action, ApiKey, Grant
@@ -117,7 +117,7 @@ def _now_s(request: Request) -> int:
 
 def _claims_text(request: Request) -> str:
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    return values.dump({"sub": log_of(request).environment if key is None else subject_of(key), "pub": True})
+    return values.dump({"sub": log_of(request).environment if key is None else key.id, "pub": True})
 
 
 def _expiry(asked: float | str | None, now_s: int) -> int:
