@@ -85,6 +85,7 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     # No key: what asks these has none, and they tell nothing of any run.
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/openapi.json"): None,
 }
 
 # The pages are for browsers, which sign in: what is refused sends them to the form, and is no problem body.

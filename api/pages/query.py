@@ -5,7 +5,6 @@ Like the API, a page refuses what means nothing to it, so that a slip in an addr
 """
 
 import re
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from starlette.requests import Request
@@ -18,19 +17,18 @@ from projections.times import Microseconds, parse_time
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}")
 
 
-def check(request: Request, known: AbstractSet[str], also: Callable[[str], bool] = lambda _: False) -> None:
+def check(request: Request, known: AbstractSet[str]) -> None:
     """
     Refuse an address that says something unknown, or one thing twice.
 
     Args:
         request: The request.
         known: What may be said, once.
-        also: Tells of what else may be said, any number of times.
 
     Raises:
         Problem: 400.
     """
-    names = [name for name, _ in request.query_params.multi_items() if not also(name)]
+    names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:
             there_are = ", ".join(sorted(known))

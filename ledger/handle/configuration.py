@@ -177,8 +177,8 @@ def _hook() -> None:
     if _hooked:
         return
     _hooked = True
-    # Before a fork and at exit it is called before the pools of concurrent.futures lock and close, which the database
-    # and the look-up of names need: the later a function was registered, the earlier it is called.
+    # Before a fork and at exit it is called before the pools of concurrent.futures lock and close, which the
+    # database and the look-up of names need: the later a function was registered, the earlier it is called.
     import concurrent.futures.thread  # noqa: F401 - So that it is registered before.
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -22,23 +22,29 @@ from sqlalchemy.sql.selectable import Alias, FromClause, Join
 
 from ledger import distribute, postgres, sqlite, statements
 from ledger.errors import UnusableDatabase
-from ledger.keys import Reach
 from ledger.store import distribute as distribute_database
 from ledger.store import migrate
 from ledger.tables import environments, events, runs, schema
 from tests.ledger.support import Database
 
-# What is asked of all environments at once, once in the life of a process or by a command of the operator.
-ACROSS = {"ANY_API_KEY", "LOGS"}
+# What is asked of all environments at once, once in the life of a process or by a command of the operator; and where
+# a key is, which is asked once for each key.
+ACROSS = {"ANY_API_KEY", "ENVIRONMENTS_OF_API_KEY", "LOGS"}
 
 
 def built() -> Iterator[tuple[str, ClauseElement]]:
-    """The statements that are made for the filters of a request, with all of their filters."""
-    reach = Reach(tasks=frozenset({"t"}), tags=frozenset({"a"}))
-    many: dict[str, Any] = {"statuses": ("a",), "tasks": ("t",), "within": reach}
-    for name in ("page_of_runs", "page_of_runs_as_of"):
-        for older_than in (True, False):
-            yield name, getattr(statements, name)(older_than=older_than, **many)
+    """The statements that are made for a request, but for their conditions on tags, whose subqueries are correlated."""
+    narrowing = statements.Narrowing(lists=frozenset({"status", "task", "parent_key", "root_key", "batch"}))
+    ways = ((), ((("status", "a"), ("task", "b")),), ((("tag", "a"),), (("tag", "b"),)))
+    for branches in ways:
+        yield f"run_keys {branches}", statements.run_keys(narrowing, branches, newest_first=True)
+    yield "last_events", statements.last_events(newest_first=True)
+    for past in (True, False):
+        yield (
+            f"chosen_heads past={past}",
+            statements.chosen_heads(narrowing, (2, 1), updated=True, past=past, metadata_only=past),
+        )
+    yield "page_of_members", statements.page_of_members(tags=0, of_batch=True, reach=False)
     asked: dict[str, Any] = {"types": ("a",), "by_actor": True, "by_attempt": True, "by_name": True}
     yield "page_of_versions", statements.page_of_versions(newest_first=True, **asked)
 
