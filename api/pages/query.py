@@ -12,7 +12,6 @@ from starlette.requests import Request
 from api.problems import bad_request
 from projections.errors import BadPath
 from projections.paths import Path, parse_key
-from projections.times import Microseconds, parse_time
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}")
 
@@ -69,19 +68,3 @@ def key(request: Request, name: str) -> Path | None:
         return parse_key(text)
     except BadPath as error:
         raise bad_request("bad-path", f"{name}: {error}") from error
-
-
-def moment(request: Request, name: str) -> Microseconds | None:
-    """
-    A time, None where none is given.
-
-    Raises:
-        Problem: 400.
-    """
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"{name}: {error}") from error
