@@ -315,6 +315,12 @@ DESCRIPTIONS: dict[tuple[str, str], Description] = {
         summary="Whether the database can be read and writes are taken",
         answers={200: Answer(answers.Ready, "They are.")},
     ),
+    ("GET", "/metrics"): Description(
+        id="getMetrics",
+        tag="server",
+        summary="Figures for Prometheus",
+        answers={200: Answer(str, "Requests, their times, live streams, the log.", "text/plain")},
+    ),
     ("GET", "/openapi.json"): Description(
         id="getOpenApiDocument",
         tag="server",

@@ -82,6 +82,7 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", "/api/v1/auth/public-tokens"): Need(None, "key"),
     ("GET", "/api/v1/events"): Need("read", "all"),
     ("GET", "/api/v1/events/live"): Need("read", "all"),
+    ("GET", "/metrics"): Need("read", "all"),
     # No key: what asks these has none, and they tell nothing of any run.
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,

@@ -207,7 +207,7 @@ def test_a_route_that_tells_of_all_runs_wants_a_scope_without_a_restriction(
 
 def test_there_are_routes_that_tell_of_all_runs() -> None:
     everything = {path for (_, path), need in scopes.NEEDS.items() if need is not None and need.of == "all"}
-    assert everything == {"/api/v1/events", "/api/v1/events/live"}
+    assert everything == {"/api/v1/events", "/api/v1/events/live", "/metrics"}
 
 
 @pytest.mark.parametrize("restriction", ["tasks:mine", "tags:a tag"])
