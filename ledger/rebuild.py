@@ -95,7 +95,7 @@ def _is_repairable(view: Transaction, environment_id: int, run: RunCheck) -> boo
     # Either somebody changed the head's version, or took events away; then the log has fewer than it says.
     where = {"environment_id": environment_id}
     counted = view.rows(statements.COUNT_EVENTS, where)[0]["count"]
-    return bool(counted == view.rows(statements.LOCK_LOG, where)[0]["last_position"])
+    return bool(counted == view.rows(statements.LOG, where)[0]["last_position"])
 
 
 def _refold(transaction: Transaction, of_run: dict[str, Any], head: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 An engine: what the ledger asks of the database it works on, and which one a URL names.
 
     sqlite.py       one file, embedded; makes and migrates itself
-    postgres.py     one database for many nodes; migrated by `run-ledger migrate`
+    postgres/       one database for many nodes; migrated by `run-ledger migrate`
 """
 
 import asyncio

@@ -4,9 +4,7 @@ import asyncio
 import base64
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,11 @@ from ledger.errors import BadCheckpoint, Unsound
 from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.merkle import CompactRange
-from ledger.sqlite import inspect_file
+from ledger.store import inspect_database
 from ledger.verify import Claim, verify_all
 from projections.operations import Increment
 from tests.ledger.support import Database, change, check_sound, create
 from tests.strategies import thorough
-
-pytestmark = pytest.mark.only("sqlite")
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -256,7 +252,7 @@ async def fill(log: Log, runs: int, name: str = "run") -> None:
 
 def faults(database: Database, text: str) -> list[str]:
     claims = check_all(text, KEY.public)
-    return [str(fault) for fault in inspect_file(database.path, lambda view: verify_all(view, claims)).faults]
+    return [str(fault) for fault in inspect_database(database.url, lambda view: verify_all(view, claims)).faults]
 
 
 async def sign(ledger: Ledger) -> str:
@@ -318,48 +314,40 @@ async def test_a_checkpoint_by_another_key_takes_the_place_of_one_of_the_same_si
     assert faults(database, note) == []
 
 
-def cut_tail(connection: sqlite3.Connection) -> None:
-    """The last event of the last run, and everything that tells of it, is as if it had never been."""
-    connection.execute("DELETE FROM events WHERE position = (SELECT max(position) FROM events)")
-    connection.execute(
-        """
-        UPDATE runs SET version = version - 1, metadata = '{"n":4}', unsnapped_bytes = unsnapped_bytes - 121,
-        hash = (SELECT hash FROM events ORDER BY position DESC LIMIT 1) WHERE run_id = 'run_3'
-        """
-    )
-    connection.execute("UPDATE logs SET last_position = last_position - 1")
-
-
-def drop_last_run(connection: sqlite3.Connection) -> None:
-    connection.execute("DELETE FROM events WHERE run_key = 4")
-    connection.execute("DELETE FROM runs WHERE run_key = 4")
-    connection.execute("UPDATE logs SET last_run_key = 3, last_position = (SELECT max(position) FROM events)")
-
-
-def alter(path: Path, deed: Callable[[sqlite3.Connection], None]) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {name}")
-        deed(connection)
-        connection.execute("DELETE FROM checkpoints")
-        connection.commit()
+# The last event of the last run, and everything that tells of it, is as if it had never been.
+CUT_TAIL = (
+    "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
+    """
+    UPDATE runs SET version = version - 1, metadata = '{"n":4}', unsnapped_bytes = unsnapped_bytes - 121,
+    hash = (SELECT hash FROM events ORDER BY position DESC LIMIT 1) WHERE run_id = 'run_3'
+    """,
+    "UPDATE logs SET last_position = last_position - 1",
+    "DELETE FROM checkpoints",
+)
+DROP_LAST_RUN = (
+    "DELETE FROM events WHERE run_key = 4",
+    "DELETE FROM runs WHERE run_key = 4",
+    "UPDATE logs SET last_run_key = 3, last_position = (SELECT max(position) FROM events)",
+    "DELETE FROM checkpoints",
+)
 
 
 @pytest.mark.altered
-@pytest.mark.parametrize("deed", [cut_tail, drop_last_run])
+@pytest.mark.parametrize("deed", [CUT_TAIL, DROP_LAST_RUN], ids=["cut tail", "dropped run"])
 async def test_only_a_checkpoint_shows_that_the_end_of_a_log_is_gone(
-    ledger: Ledger, log: Log, database: Database, deed: Callable[[sqlite3.Connection], None]
+    ledger: Ledger, log: Log, database: Database, deed: tuple[str, ...]
 ) -> None:
     await fill(log, 4)
     note = await sign(ledger)
     await ledger.close()
-    alter(database.path, deed)
-    check_sound(database.path)  # Nothing in the file itself can tell.
+    database.alter(*deed)
+    check_sound(database)  # Nothing in the database itself can tell.
     (fault,) = faults(database, note)
     assert re.fullmatch(r"the log of dev: it has 1\d events, and the checkpoint was made of 18", fault)
 
 
 @pytest.mark.altered
+@pytest.mark.only("sqlite")
 async def test_an_old_file_that_was_put_back_is_seen_and_so_is_what_was_written_to_it_since(
     ledger: Ledger, log: Log, database: Database, open_ledger: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -391,12 +379,11 @@ async def test_a_changed_epoch_and_a_vanished_environment_are_seen(
     note = await sign(ledger)
     await ledger.close()
 
-    def deed(connection: sqlite3.Connection) -> None:
-        for table in ("events", "runs", "logs", "environments"):
-            connection.execute(f"DELETE FROM {table} WHERE environment_id = 2")
-        connection.execute("UPDATE logs SET epoch = 'other'")
-
-    alter(database.path, deed)
+    gone = [
+        f"DELETE FROM {table} WHERE environment_id = 2"
+        for table in ("events", "runs", "logs", "checkpoints", "environments")
+    ]
+    database.alter(*gone, "UPDATE logs SET epoch = 'other'", "DELETE FROM checkpoints")
     first, second = faults(database, note)
     assert re.fullmatch(
         r"the log of dev: the checkpoint is of its epoch \w+, and it is in epoch 'other' now", first
@@ -427,10 +414,7 @@ async def test_nothing_is_signed_that_the_last_checkpoint_contradicts(
     await fill(log, 2, "more")
     script, words = DAMAGE[name]
 
-    with closing(sqlite3.connect(database.path)) as connection:
-        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {trigger}")
-        connection.executescript(script)
+    database.alter(*script.split("; "))
     with pytest.raises(Unsound, match=words):
         await sign(ledger)
 

@@ -6,10 +6,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ledger import sqlite
@@ -21,9 +21,7 @@ from projections.errors import Refusal, TooLarge
 from projections.lifecycle import Status
 from projections.operations import Increment, Set
 from tests.ledger.chain_oracle import check_file
-from tests.ledger.support import Clock, Database, change, check_sound, create, events, move, once
-
-pytestmark = pytest.mark.only("sqlite")
+from tests.ledger.support import Clock, Database, change, check_chain, check_sound, create, events, move, once
 
 ONE = Increment(key="n", value=1)
 
@@ -60,6 +58,7 @@ class Failing(sqlite3.Connection):
         return super().execute(statement, parameters)
 
     def executemany(self, statement: str, parameters: Any, /) -> sqlite3.Cursor:
+        parameters = [*parameters]
         self.faults.check(statement, parameters)
         return super().executemany(statement, parameters)
 
@@ -141,6 +140,7 @@ def state(database: Database) -> dict[str, Any]:
     return {table: database.rows(f"SELECT * FROM {table}") for table in tables}
 
 
+@pytest.mark.only("sqlite")
 @pytest.mark.parametrize("kind", ERRORS)
 async def test_an_error_at_any_statement_of_a_lone_write_leaves_no_trace(
     faults: Faults, open_ledger: Callable[..., Any], database: Database, kind: str
@@ -168,9 +168,10 @@ async def test_an_error_at_any_statement_of_a_lone_write_leaves_no_trace(
         faults.plan(0, make)
         answer = await ask(f"key {at}")
         assert (answer.is_replay, answer.snapshot.version) == (False, 1 + 50 * (at + 1))
-    assert check_file(database.path) == 2 + 100 * (count + 1)
+    assert check_chain(database) == 2 + 100 * (count + 1)
 
 
+@pytest.mark.only("sqlite")
 @pytest.mark.parametrize("kind", ["full", "busy", "fsync", "constraint", "bug"])
 async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
     faults: Faults, open_ledger: Callable[..., Any], database: Database, kind: str
@@ -225,9 +226,10 @@ async def test_an_error_at_any_statement_of_a_group_is_told_as_it_is(
             assert (await log.refusals("run_1"))[-1].number == refusals + 1
     faults.plan(0, make)
     assert ledger._writer.is_alive
-    check_file(database.path)
+    check_chain(database)
 
 
+@pytest.mark.only("sqlite")
 async def test_a_failure_of_the_second_try_alone_is_told_to_that_one(
     faults: Faults, open_ledger: Callable[..., Any], database: Database
 ) -> None:
@@ -249,7 +251,7 @@ async def test_a_failure_of_the_second_try_alone_is_told_to_that_one(
     assert wrong == [7, 20]
     assert all(isinstance(answers[n], sqlite3.IntegrityError) for n in wrong)
     assert json.loads((await log.current("run_1")).text) == {"a": 19, "n": 19}
-    assert check_file(database.path) == 2 + 38 + 1
+    assert check_chain(database) == 2 + 38 + 1
 
 
 ODD_REQUESTS: dict[str, Callable[[Log], Any]] = {
@@ -283,7 +285,7 @@ async def test_one_request_that_cannot_be_stored_fails_alone(
     assert not isinstance(odd, Unavailable | Refusal), "trying again would not help"
     assert [answer.snapshot.version for answer in [*others, last]] == list(range(2, 13))
     assert ledger._writer.is_alive
-    assert check_file(database.path) == 12
+    assert check_chain(database) == 12
 
 
 @pytest.mark.altered
@@ -292,11 +294,10 @@ async def test_a_database_changed_behind_its_back_fails_one_run_and_no_other(
 ) -> None:
     await create(log, "run_1")
     await create(log, "run_2")
-    with closing(sqlite3.connect(database.path)) as connection:
-        connection.execute("UPDATE runs SET version = 0 WHERE run_id = 'run_1'")
-        connection.commit()
+    database.rows("UPDATE runs SET version = 0 WHERE run_id = 'run_1'")
     answers = await asyncio.gather(change(log, "run_1", ONE), change(log, "run_2", ONE), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [sqlite3.IntegrityError, Changed]
+    refused = psycopg.errors.UniqueViolation if database.is_postgres else sqlite3.IntegrityError
+    assert [type(answer) for answer in answers] == [refused, Changed]
     assert [event.version for event in await events(log, "run_2")] == [1, 2]
 
 
@@ -367,14 +368,13 @@ async def test_a_database_that_cannot_be_written_is_said_so_and_still_read(
 ) -> None:
     await create(log, "run_1")
     await change(log, "run_1", ONE)
-    with closing(sqlite3.connect(database.path, isolation_level=None)) as connection:
-        connection.execute("ALTER TABLE snapshots RENAME TO elsewhere")
-        many = [ONE] * 100
-        with pytest.raises(StorageFailed, match="nothing was written"):
-            await change(log, "run_1", *many)
-        assert (await log.current("run_1")).version == 2
-        assert len(await events(log, "run_1")) == 2
-        connection.execute("ALTER TABLE elsewhere RENAME TO snapshots")
+    database.rows("ALTER TABLE snapshots RENAME TO elsewhere")
+    many = [ONE] * 100
+    with pytest.raises(StorageFailed, match="nothing was written"):
+        await change(log, "run_1", *many)
+    assert (await log.current("run_1")).version == 2
+    assert len(await events(log, "run_1")) == 2
+    database.rows("ALTER TABLE elsewhere RENAME TO snapshots")
     assert (await change(log, "run_1", *many)).snapshot.version == 102
     with pytest.raises(TooLarge):
         await change(log, "run_1", Set(key="a", value="x" * 5_000))

@@ -2,9 +2,7 @@
 
 import asyncio
 import multiprocessing
-import sqlite3
 import string
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,8 +31,6 @@ from ledger.master import UnusableSecret, load_master, secret_file
 from ledger.writes import Environment
 from tests.ledger.support import Clock, Database
 from tests.strategies import thorough
-
-pytestmark = pytest.mark.only("sqlite")
 
 MASTER = b"m" * 32
 ENVIRONMENTS = st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True)
@@ -204,16 +200,14 @@ async def test_what_is_remembered_of_a_key_gives_way_to_what_the_database_says(
 ) -> None:
     made = await ledger.keys.create((await ledger.log("dev")).owner, MASTER, expires_at=clock.now + 10_000_000)
     assert (await ledger.keys.admit(made.text)).scopes == ("read", "write")
-    with closing(sqlite3.connect(database.path)) as connection, connection:
-        connection.execute("UPDATE api_keys SET scopes = ?, name = ?", ('["read"]', "renamed"))
+    database.rows("UPDATE api_keys SET scopes = ?, name = ?", ['["read"]', "renamed"])
     await asyncio.sleep(0)  # Within one turn of the event loop nothing is looked at twice.
     assert (await ledger.keys.admit(made.text)).scopes == ("read",)
     assert (await ledger.keys.admit(made.text)).name == "renamed"
     clock.advance(10)
     with pytest.raises(KeyRefused, match="expired at"):
         await ledger.keys.admit(made.text)
-    with closing(sqlite3.connect(database.path)) as connection, connection:
-        connection.execute("UPDATE api_keys SET expires_at = NULL, digest = ?", (bytes(32),))
+    database.rows("UPDATE api_keys SET expires_at = NULL, digest = ?", [bytes(32)])
     await asyncio.sleep(0)
     with pytest.raises(KeyRefused, match="no API key of this ledger"):
         await ledger.keys.admit(made.text)

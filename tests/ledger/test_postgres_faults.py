@@ -14,6 +14,7 @@ from ledger import postgres, statements
 from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, Unavailable
 from ledger.ledger import Ledger
 from ledger.log import Changed, Log
+from ledger.postgres import connection
 from projections.operations import Increment
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.support import Database, change, check_chain, create, once
@@ -101,7 +102,7 @@ async def test_a_fault_in_front_of_any_statement_of_a_write_is_told_as_it_is(
     faults: Faults, open_ledger: OpenLedger, database: Database, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "freeze":
-        monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 100)
+        monkeypatch.setattr(connection, "IDLE_TIMEOUT_MS", 100)
     ledger = await open_ledger()
     log = await prepared(ledger)
     many = [ONE] * 50  # Enough for a snapshot.
@@ -216,7 +217,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
     held = await prepared(frozen)
     log = await other.log("dev")
     locked, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 300)
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_MS", 300)
     await other.keys.list(log.owner)
     store = frozen._store
     write = store.write
@@ -236,7 +237,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
     store.write = freezing  # type: ignore[method-assign]
     stuck = asyncio.ensure_future(change(held, "run_1", ONE, idempotency=once("frozen")))
     assert await asyncio.to_thread(locked.wait, PATIENCE_S)
-    monkeypatch.setattr(postgres, "IDLE_TIMEOUT_MS", 10_000)
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_MS", 10_000)
     assert (await change(log, "run_1", ONE)).snapshot.version == 2
     go_on.set()
     with pytest.raises((Busy, StorageFailed, OutcomeUnknown)):
@@ -250,7 +251,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
 async def test_who_waits_too_long_for_the_lock_is_told_to_come_back(
     open_ledger: OpenLedger, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT_MS", 200)
     log = await prepared(await open_ledger())
     with psycopg.connect(database.url) as holder:
         holder.execute("SELECT * FROM logs FOR UPDATE")

@@ -1,8 +1,12 @@
 """Every statement stays within one environment, so that a distributed database can send it to one server."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Set as AbstractSet
+from inspect import isfunction, unwrap
+from itertools import product
+from typing import Any, get_type_hints
 
+import psycopg
 import pytest
 from sqlalchemy import (
     CheckConstraint,
@@ -12,6 +16,7 @@ from sqlalchemy import (
     Select,
     Table,
     Update,
+    exists,
     select,
 )
 from sqlalchemy.sql import visitors
@@ -20,8 +25,10 @@ from sqlalchemy.sql.operators import and_, eq
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 from sqlalchemy.sql.selectable import Alias, FromClause, Join
 
-from ledger import distribute, postgres, sqlite, statements
+from ledger import distribute, sqlite, statements
 from ledger.errors import UnusableDatabase
+from ledger.postgres.texts import written
+from ledger.statements import Narrowing
 from ledger.store import distribute as distribute_database
 from ledger.store import migrate
 from ledger.tables import environments, events, runs, schema
@@ -33,27 +40,31 @@ ACROSS = {"ANY_API_KEY", "ENVIRONMENTS_OF_API_KEY", "LOGS"}
 
 
 def built() -> Iterator[tuple[str, ClauseElement]]:
-    """The statements that are made for a request, but for their conditions on tags, whose subqueries are correlated."""
-    narrowing = statements.Narrowing(lists=frozenset({"status", "task", "parent_key", "root_key", "batch"}))
-    ways = ((), ((("status", "a"), ("task", "b")),), ((("tag", "a"),), (("tag", "b"),)))
-    for branches in ways:
-        yield f"run_keys {branches}", statements.run_keys(narrowing, branches, newest_first=True)
-    yield "last_events", statements.last_events(newest_first=True)
-    for past in (True, False):
-        yield (
-            f"chosen_heads past={past}",
-            statements.chosen_heads(narrowing, (2, 1), updated=True, past=past, metadata_only=past),
-        )
-    yield "page_of_members", statements.page_of_members(tags=0, of_batch=True, reach=False)
-    asked: dict[str, Any] = {"types": ("a",), "by_actor": True, "by_attempt": True, "by_name": True}
-    yield "page_of_versions", statements.page_of_versions(newest_first=True, **asked)
+    """The statements that are made for the filters of a request, each with all of its filters and with none."""
+    every = Narrowing(frozenset({"status", "task", "tag", "parent_key", "root_key", "batch"}), reach=True)
+    some = Narrowing(frozenset({"tag"}))
+    branches: tuple[Any, ...] = ((), ((("status", "status_0"),),), ((("tag", "tag_0"),), (("task", "task_0"),)))
+    for newest_first in (True, False):
+        yield "last_events", statements.last_events(newest_first=newest_first)
+        for narrowing, ways in product((every, some, Narrowing()), branches):
+            yield "run_keys", statements.run_keys(narrowing, ways, newest_first=newest_first)
+        for named in (True, False):
+            asked: dict[str, Any] = dict.fromkeys(("by_actor", "by_attempt", "by_name"), named)
+            types = ("a", "b") if named else ()
+            yield "page_of_versions", statements.page_of_versions(newest_first=newest_first, types=types, **asked)
+    for past, metadata_only, named in product((True, False), repeat=3):
+        narrowing, patterns = (every, (2, 1)) if named else (Narrowing(), ())
+        heads = statements.chosen_heads(narrowing, patterns, updated=named, past=past, metadata_only=metadata_only)
+        yield "chosen_heads", heads
+    yield "page_of_members", statements.page_of_members(tags=2, of_batch=True, reach=True)
+    yield "page_of_members", statements.page_of_members(tags=0, of_batch=False, reach=False)
 
 
 STATEMENTS = {
     name: statement
     for name, statement in vars(statements).items()
     if isinstance(statement, Select | Insert | Update | Delete)
-} | dict(built())
+} | {f"{name} {number}": statement for number, (name, statement) in enumerate(built())}
 
 
 def tables_in(clause: FromClause) -> Iterator[FromClause]:
@@ -81,8 +92,23 @@ def onclauses(clause: FromClause) -> Iterator[ClauseElement | None]:
         yield from onclauses(clause.right)
 
 
-def unbound(statement: ClauseElement) -> list[str]:
-    """The distributed tables of a statement whose environment is not given by a parameter, also by way of a join."""
+def nearest_selects(clause: visitors.ExternallyTraversible) -> Iterator[Select[Any]]:
+    """The subqueries of a clause, but not those within them."""
+    for child in clause.get_children():
+        if isinstance(child, Select):
+            yield child
+        else:
+            yield from nearest_selects(child)
+
+
+def unbound(statement: ClauseElement, outside: AbstractSet[FromClause] = frozenset()) -> list[str]:
+    """
+    The distributed tables of a statement whose environment is not given by a parameter, also by way of a join.
+
+    Args:
+        statement: The statement.
+        outside: Where it stands in another one: the tables of that one whose environment is given.
+    """
     if isinstance(statement, Insert):
         table = statement.table
         return [] if table is environments or distribute.COLUMN in table.c else [str(table)]
@@ -100,7 +126,7 @@ def unbound(statement: ClauseElement) -> list[str]:
         for one in conditions(where)
         if one.operator is eq and isinstance(one.left, ColumnClause) and one.left.name == distribute.COLUMN
     ]
-    bound = {left.table for left, right in pairs if isinstance(right, BindParameter)}
+    bound = {left.table for left, right in pairs if isinstance(right, BindParameter)} | {*outside}
     while more := {
         side.table
         for left, right in pairs
@@ -112,15 +138,33 @@ def unbound(statement: ClauseElement) -> list[str]:
     used = [table for clause in froms for table in tables_in(clause)]
     base = {table: table.element if isinstance(table, Alias) else table for table in used}
     missing = [str(table) for table in used if base[table] is not environments and table not in bound]
-    for inner in visitors.iterate(statement):
-        if isinstance(inner, Select) and inner is not statement:
-            missing += unbound(inner)
+    for inner in nearest_selects(statement):
+        missing += unbound(inner, {table for table in inner._correlate or () if table in bound})
     return missing
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
 def test_every_statement_names_its_environment(name: str) -> None:
     assert bool(unbound(STATEMENTS[name])) == (name in ACROSS)
+
+
+def test_every_function_that_makes_a_statement_is_walked() -> None:
+    made = {
+        name
+        for name, value in vars(statements).items()
+        if isfunction(unwrap(value)) and value.__module__ == statements.__name__
+        if "Select" in str(get_type_hints(unwrap(value)).get("return"))
+    }
+    assert {name for name in made if not name.startswith("_")} == {name for name, _ in built()}
+
+
+@pytest.mark.only("postgresql")
+def test_a_server_can_prepare_every_statement(database: Database) -> None:
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for number, name in enumerate(sorted(STATEMENTS)):
+            text, _ = written(STATEMENTS[name])
+            connection.execute(f"PREPARE statement_{number} AS {text}")
+    assert database.value("SELECT count(*) FROM logs") == 0
 
 
 BAD: dict[str, Callable[[], ClauseElement]] = {
@@ -134,6 +178,16 @@ BAD: dict[str, Callable[[], ClauseElement]] = {
         .join(runs, runs.c.run_key == events.c.run_key)
         .where(events.c.environment_id == statements._environment)
     ),
+    "a subquery that only looks like a part of the outer one": lambda: (
+        select(runs)
+        .where(runs.c.environment_id == statements._environment)
+        .where(runs.c.run_key.in_(select(events.c.run_key).correlate(None)))
+    ),
+    "a subquery joined by the key alone": lambda: (
+        select(runs)
+        .where(runs.c.environment_id == statements._environment)
+        .where(exists(select(events).where(events.c.run_key == runs.c.run_key).correlate(runs)))
+    ),
     "a change": lambda: runs.update().where(runs.c.run_key == 1),
     "a deletion": runs.delete,
 }
@@ -146,7 +200,7 @@ def test_a_statement_that_reaches_past_its_environment_is_found(name: str) -> No
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
 def test_every_statement_can_be_written_for_both_engines(name: str) -> None:
-    for write in (sqlite._question, postgres._written):
+    for write in (sqlite._question, written):
         text, slots = write(STATEMENTS[name])
         assert "POSTCOMPILE" not in text
         assert text.count("?" if write is sqlite._question else "$") == sum(

@@ -5,32 +5,49 @@ import random
 import shutil
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import dict_row
+from sqlalchemy import make_url
 
 from ledger.checkpoint import SigningKey
 from ledger.errors import RunNotFound, StorageFailed, UnusableDatabase
 from ledger.faults import Fault, Report
 from ledger.ledger import Ledger
 from ledger.log import Log
+from ledger.postgres import PostgresTransaction, target_of
+from ledger.postgres.connection import connect
+from ledger.postgres.texts import storable
 from ledger.sqlite import SqliteTransaction, _read_text, file_faults, inspect_file
+from ledger.store import inspect_database
 from ledger.verify import count_events, verify_all
 from ledger.writes import Caller
 from projections.lifecycle import Status
 from projections.operations import AppendItem, Increment, Operation, Set
 from projections.paths import parse_key
-from tests.ledger.support import Clock, Database, change, check_sound, create, move
+from tests.ledger.conftest import ENGINES
+from tests.ledger.support import (
+    Clock,
+    Database,
+    PostgresDatabase,
+    change,
+    check_sound,
+    create,
+    move,
+    unlock_file,
+    unlock_server,
+)
+from tests.postgres import Server
 from tests.strategies import thorough
-
-pytestmark = pytest.mark.only("sqlite")
 
 TABLES = {
     "events": (
@@ -75,70 +92,144 @@ async def fill(ledger: Ledger, clock: Clock) -> None:
     await change(log, "root", *count)
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            database = Database(tmp_path_factory.mktemp("verify") / "ledger.db")
+        else:
+            server: Server = request.getfixturevalue("postgres_server")
+            database = PostgresDatabase(stack.enter_context(server.database()))
+        asyncio.run(make(database))
+        yield database
+
+
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("verify") / "ledger.db"
-
-    async def make() -> None:
-        clock = Clock()
-        ledger = await Ledger.open(f"sqlite+aiosqlite:///{path}", clock=clock)
-        await fill(ledger, clock)
-        await ledger.close()
-
-    asyncio.run(make())
-    return path
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in a SQLite file."""
+    database = Database(tmp_path_factory.mktemp("verify") / "file.db")
+    asyncio.run(make(database))
+    return database.path
 
 
-@dataclass
-class Altered:
+async def make(database: Database) -> None:
+    clock = Clock()
+    ledger = await Ledger.open(database.url, clock=clock)
+    await fill(ledger, clock)
+    await ledger.close()
+
+
+class Altered(ABC):
     """A database in which anything can be altered; nothing of it is kept."""
 
-    connection: sqlite3.Connection
+    examples: float = 1.0  # of those that a property is tried with
 
-    def columns(self, table: str) -> list[str]:
-        return [row["name"] for row in self.connection.execute(f"PRAGMA table_info({table})")]
+    @abstractmethod
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of a statement. `rowid` numbers the rows of a table."""
 
-    def report(self) -> Report:
-        return verify_all(SqliteTransaction(self.connection))
+    @abstractmethod
+    def columns(self, table: str) -> list[str]: ...
+
+    @abstractmethod
+    def report(self) -> Report: ...
 
     def faults(self) -> list[str]:
         return [str(fault) for fault in self.report().faults]
 
 
-def unlocked(connection: sqlite3.Connection) -> None:
-    """Drop what keeps an honest program from mistakes; who owns the file can do that."""
-    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
-    connection.execute("PRAGMA foreign_keys = OFF")
-    connection.execute("PRAGMA ignore_check_constraints = ON")
+class AlteredFile(Altered):
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.IntegrityError as error:
+            raise CannotBe from error
+
+    def columns(self, table: str) -> list[str]:
+        return [row["name"] for row in self.run(f"PRAGMA table_info({table})")]
+
+    def report(self) -> Report:
+        return verify_all(SqliteTransaction(self.connection))
+
+
+class AlteredServer(Altered):
+    examples = 0.25
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        query: Any = statement.replace("%", "%%").replace("?", "%s")
+        try:
+            with self.connection.cursor(row_factory=dict_row) as cursor:
+                cursor.execute(query, [*map(storable, values)])
+                return cursor.fetchall() if cursor.description else []
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+            raise CannotBe from error
+
+    def columns(self, table: str) -> list[str]:
+        asked = (
+            "SELECT column_name FROM information_schema.columns WHERE table_name = ? AND column_name <> 'rowid'"
+        )
+        return [row["column_name"] for row in self.run(asked, table)]
+
+    def report(self) -> Report:
+        return verify_all(PostgresTransaction(self.connection, "SAVEPOINT verified"))
+
+
+class CannotBe(Exception):
+    """A column does not take this, whoever asks."""
 
 
 @pytest.fixture(scope="module")
-def opened(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    path = shutil.copy(filled, tmp_path_factory.mktemp("altered") / "ledger.db")
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.row_factory = sqlite3.Row
-        connection.text_factory = _read_text
-        unlocked(connection)
-        yield connection
+def opened(filled: Database, request: pytest.FixtureRequest) -> Iterator[Altered]:
+    with ExitStack() as stack:
+        if filled.is_postgres:
+            server: Server = request.getfixturevalue("postgres_server")
+            template = make_url(filled.url).database
+            assert template is not None
+            url = make_url(stack.enter_context(server.database(template)))
+            with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+                unlock_server(connection)
+                for table in TABLES:
+                    connection.execute(f"ALTER TABLE {table} ADD rowid bigint GENERATED ALWAYS AS IDENTITY")
+            yield AlteredServer(stack.enter_context(connect(target_of(url))))
+        else:
+            folder = request.getfixturevalue("tmp_path_factory").mktemp("altered")
+            path = shutil.copy(filled.path, folder / "ledger.db")
+            file = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+            file.row_factory = sqlite3.Row
+            file.text_factory = _read_text
+            unlock_file(file)
+            yield AlteredFile(file)
 
 
 @pytest.fixture
-def altered(opened: sqlite3.Connection) -> Iterator[Altered]:
-    opened.execute("BEGIN")
-    yield Altered(opened)
-    opened.execute("ROLLBACK")
+def altered(opened: Altered) -> Iterator[Altered]:
+    with undone(opened):
+        yield opened
 
 
-def test_it_passes_what_nobody_altered(filled: Path) -> None:
+@contextmanager
+def undone(opened: Altered) -> Iterator[None]:
+    opened.run("BEGIN")
+    try:
+        yield
+    finally:
+        opened.run("ROLLBACK")
+
+
+def test_it_passes_what_nobody_altered(filled: Database) -> None:
     report = check_sound(filled)
     assert report.environments == ["dev", "prod"]
     assert (report.runs, report.events) == (6, 2 * 92 + 1)
     assert [(one.environment, one.run_id, one.key, one.reason, one.actor) for one in report.erasures] == [
         (name, "grandchild", "$.user.email", "asked", "dpo") for name in ("dev", "prod")
     ]
-    with closing(sqlite3.connect(filled)) as connection:
-        assert connection.execute("SELECT count(*) FROM snapshots").fetchone()[0] >= 2
+    assert filled.value("SELECT count(*) FROM snapshots") >= 2
 
 
 def test_the_columns_that_are_altered_here_are_all_there_are(altered: Altered) -> None:
@@ -184,28 +275,46 @@ def _retyped(value: Any) -> Any:
 columns = st.sampled_from([(table, column) for table, names in TABLES.items() for column in names])
 
 
-@settings(thorough, max_examples=400)
-@given(columns, st.sampled_from([*EDITS, "that of another row"]), st.randoms(use_true_random=False))
-def test_it_fails_after_any_single_edit(
-    opened: sqlite3.Connection, place: tuple[str, str], edit: str, chance: random.Random
-) -> None:
+def test_it_fails_after_any_single_edit(opened: Altered) -> None:
+    @settings(thorough, max_examples=round(400 * opened.examples), suppress_health_check=[*HealthCheck])
+    @given(columns, st.sampled_from([*EDITS, "that of another row"]), st.randoms(use_true_random=False))
+    def holds(place: tuple[str, str], edit: str, chance: random.Random) -> None:
+        with undone(opened):
+            fails_after(opened, place, edit, chance)
+
+    holds()
+
+
+def test_it_fails_after_an_edit_of_each_column(opened: Altered) -> None:
+    chance = random.Random(11)
+    for table, names in TABLES.items():
+        for column in names:
+            edits = chance.sample([*EDITS], len(EDITS))
+            for edit in edits:
+                with undone(opened):
+                    if fails_after(opened, (table, column), edit, chance):
+                        break
+            else:
+                pytest.fail(f"no edit of {table}.{column} was one")
+
+
+def fails_after(opened: Altered, place: tuple[str, str], edit: str, chance: random.Random) -> bool:
+    """Edit a value. Returns whether that could be done, and made a difference."""
     table, column = place
-    rows = opened.execute(f"SELECT rowid AS row, {column} AS value FROM {table} ORDER BY rowid").fetchall()
+    rows = opened.run(f"SELECT rowid AS row, {column} AS value FROM {table} ORDER BY rowid")
     row = chance.choice(rows)
     new = chance.choice(rows)["value"] if edit == "that of another row" else EDITS[edit](row["value"], chance)
-    stored = f"SELECT typeof({column}), {column} FROM {table} ORDER BY rowid"
-    opened.execute("BEGIN")
+    kind = f"typeof({column})" if isinstance(opened, AlteredFile) else "0 AS kind"
+    stored = f"SELECT {kind}, {column} FROM {table} ORDER BY rowid"
+    before = [*map(dict, opened.run(stored))]
     try:
-        before = list(map(tuple, opened.execute(stored)))
-        try:
-            opened.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", [new, row["row"]])
-        except sqlite3.IntegrityError:
-            assume(False)
-        assume(list(map(tuple, opened.execute(stored))) != before)
-        assume(not _is_still_true(opened, place, row["row"]))
-        assert Altered(opened).faults(), f"{table}.{column} of row {row['row']}: {row['value']!r} -> {new!r}"
-    finally:
-        opened.execute("ROLLBACK")
+        opened.run(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", new, row["row"])
+    except CannotBe:
+        return False
+    if [*map(dict, opened.run(stored))] == before or _is_still_true(opened, place, row["row"]):
+        return False
+    assert opened.faults(), f"{table}.{column} of row {row['row']}: {row['value']!r} -> {new!r}"
+    return True
 
 
 @pytest.mark.parametrize(
@@ -222,67 +331,69 @@ def test_it_fails_after_any_single_edit(
     ],
 )
 def test_it_fails_when_the_tags_that_runs_are_found_by_are_others(altered: Altered, edit: str) -> None:
-    altered.connection.execute(edit)
+    if isinstance(altered, AlteredServer) and ("BLOB" in edit or "0.5" in edit):
+        pytest.skip("its columns hold one type")
+    altered.run(edit)
     assert any("tag" in fault for fault in altered.faults())
 
 
-def _is_still_true(connection: sqlite3.Connection, place: tuple[str, str], rowid: int) -> bool:
+def _is_still_true(opened: Altered, place: tuple[str, str], rowid: int) -> bool:
     """A snapshot may be moved to a version at which the metadata was the same; it tells no lie there."""
     if place != ("snapshots", "version"):
         return False
     moved = "SELECT environment_id, run_key, version FROM snapshots WHERE rowid = ?"
-    environment, run, version = connection.execute(moved, [rowid]).fetchone()
-    kinds = connection.execute(
-        "SELECT type FROM events WHERE environment_id = ? AND run_key = ? AND version IN (?, ? + 1)",
-        [environment, run, version, version],
-    ).fetchall()
+    environment, run, version = dict(opened.run(moved, rowid)[0]).values()
+    kinds = opened.run(
+        "SELECT type FROM events WHERE environment_id = ? AND run_key = ? AND version IN (?, ?)",
+        *(environment, run, version, version + 1 if isinstance(version, int) else version),
+    )
     return any(kind["type"].startswith("run.") for kind in kinds)
 
 
-def some_event(connection: sqlite3.Connection, chance: random.Random) -> sqlite3.Row:
-    row: sqlite3.Row = chance.choice(connection.execute("SELECT rowid, * FROM events").fetchall())
-    return row
+def some_event(opened: Altered, chance: random.Random) -> dict[str, Any]:
+    return dict(chance.choice(opened.run("SELECT * , rowid AS rowid FROM events ORDER BY rowid")))
 
 
-def put(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
+def put(opened: Altered, row: dict[str, Any]) -> None:
     names = ", ".join(row)
-    connection.execute(f"INSERT INTO events ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    opened.run(f"INSERT INTO events ({names}) VALUES ({', '.join('?' * len(row))})", *row.values())
 
 
-def delete_one(connection: sqlite3.Connection, chance: random.Random) -> None:
-    connection.execute("DELETE FROM events WHERE rowid = ?", [some_event(connection, chance)["rowid"]])
+def delete_one(opened: Altered, chance: random.Random) -> None:
+    opened.run("DELETE FROM events WHERE rowid = ?", some_event(opened, chance)["rowid"])
 
 
-def delete_one_and_close_the_gap(connection: sqlite3.Connection, chance: random.Random) -> None:
-    row = some_event(connection, chance)
-    connection.execute("DELETE FROM events WHERE rowid = ?", [row["rowid"]])
-    for column, scope in (("version", "AND run_key = :run_key"), ("position", "")):
-        where = f"environment_id = :environment_id {scope} AND {column} > :{column}"
-        connection.execute(f"UPDATE events SET {column} = -{column} WHERE {where}", dict(row))
-        connection.execute(f"UPDATE events SET {column} = -{column} - 1 WHERE {column} < 0")
+def delete_one_and_close_the_gap(opened: Altered, chance: random.Random) -> None:
+    row = some_event(opened, chance)
+    opened.run("DELETE FROM events WHERE rowid = ?", row["rowid"])
+    for column, scope in (("version", ["environment_id", "run_key"]), ("position", ["environment_id"])):
+        where = " AND ".join(f"{name} = ?" for name in scope)
+        values = [row[name] for name in (*scope, column)]
+        opened.run(f"UPDATE events SET {column} = -{column} WHERE {where} AND {column} > ?", *values)
+        opened.run(f"UPDATE events SET {column} = -{column} - 1 WHERE {column} < 0")
 
 
-def repeat_one_at_the_end(connection: sqlite3.Connection, chance: random.Random) -> None:
-    row = dict(some_event(connection, chance))
+def repeat_one_at_the_end(opened: Altered, chance: random.Random) -> None:
+    row = some_event(opened, chance)
     row.pop("rowid")
-    (end,) = connection.execute("SELECT max(position) FROM events WHERE environment_id = 1").fetchone()
-    (versions,) = connection.execute(
-        "SELECT max(version) FROM events WHERE environment_id = ? AND run_key = ?",
-        [row["environment_id"], row["run_key"]],
-    ).fetchone()
-    put(connection, {**row, "position": end + 1000, "version": versions + 1})
+    end = opened.run("SELECT max(position) AS last FROM events WHERE environment_id = 1")[0]["last"]
+    versions = opened.run(
+        "SELECT max(version) AS last FROM events WHERE environment_id = ? AND run_key = ?",
+        *(row["environment_id"], row["run_key"]),
+    )
+    put(opened, {**row, "position": end + 1000, "version": versions[0]["last"] + 1})
 
 
-def insert_one(connection: sqlite3.Connection, chance: random.Random) -> None:
-    row = dict(some_event(connection, chance))
+def insert_one(opened: Altered, chance: random.Random) -> None:
+    row = some_event(opened, chance)
     row.pop("rowid")
     new = {"position": -1, "version": 0, "data": '{"key":"n","value":1}', "type": "metadata.set"}
-    put(connection, {**row, **new})
+    put(opened, {**row, **new})
 
 
-def swap_two(connection: sqlite3.Connection, chance: random.Random) -> None:
+def swap_two(opened: Altered, chance: random.Random) -> None:
     """Two events change places: all they hold, or all but their hashes."""
-    one, other = some_event(connection, chance), some_event(connection, chance)
+    one, other = some_event(opened, chance), some_event(opened, chance)
     assume(one["rowid"] != other["rowid"])
     names = ["type", "actor", "attempt", "occurred_at", "headers", "data", "salt", "commitment"]
     if chance.random() < 0.5:
@@ -291,22 +402,21 @@ def swap_two(connection: sqlite3.Connection, chance: random.Random) -> None:
     for target, source in ((one, other), (other, one)):
         sets = ", ".join(f"{name} = ?" for name in names)
         values = [source[name] for name in names]
-        connection.execute(f"UPDATE events SET {sets} WHERE rowid = ?", [*values, target["rowid"]])
+        opened.run(f"UPDATE events SET {sets} WHERE rowid = ?", *values, target["rowid"])
 
 
-def swap_two_positions(connection: sqlite3.Connection, chance: random.Random) -> None:
-    one, other = some_event(connection, chance), some_event(connection, chance)
+def swap_two_positions(opened: Altered, chance: random.Random) -> None:
+    one, other = some_event(opened, chance), some_event(opened, chance)
     assume(one["position"] != other["position"] and one["environment_id"] == other["environment_id"])
-    for position, rowid in ((-5, one), (one["position"], other), (other["position"], one)):
-        connection.execute("UPDATE events SET position = ? WHERE rowid = ?", [position, rowid["rowid"]])
+    for position, row in ((-5, one), (one["position"], other), (other["position"], one)):
+        opened.run("UPDATE events SET position = ? WHERE rowid = ?", position, row["rowid"])
 
 
-def drop_a_run(connection: sqlite3.Connection, chance: random.Random) -> None:
-    row = some_event(connection, chance)
+def drop_a_run(opened: Altered, chance: random.Random) -> None:
+    row = some_event(opened, chance)
     for table in ("events", "snapshots", "runs"):
-        connection.execute(
-            f"DELETE FROM {table} WHERE environment_id = ? AND run_key = ?",
-            [row["environment_id"], row["run_key"]],
+        opened.run(
+            f"DELETE FROM {table} WHERE environment_id = ? AND run_key = ?", row["environment_id"], row["run_key"]
         )
 
 
@@ -316,25 +426,21 @@ DEEDS = [
 ]
 
 
-@settings(thorough, max_examples=150)
-@given(st.sampled_from(DEEDS), st.randoms(use_true_random=False))
-def test_it_fails_after_any_deleted_inserted_duplicated_or_swapped_event(
-    opened: sqlite3.Connection, deed: Callable[[sqlite3.Connection, random.Random], None], chance: random.Random
-) -> None:
-    opened.execute("BEGIN")
-    try:
-        deed(opened, chance)
-        assert Altered(opened).faults()
-    finally:
-        opened.execute("ROLLBACK")
+def test_it_fails_after_any_deleted_inserted_duplicated_or_swapped_event(opened: Altered) -> None:
+    @settings(thorough, max_examples=round(150 * opened.examples))
+    @given(st.sampled_from(DEEDS), st.randoms(use_true_random=False))
+    def holds(deed: Callable[[Altered, random.Random], None], chance: random.Random) -> None:
+        with undone(opened):
+            deed(opened, chance)
+            assert opened.faults()
+
+    holds()
 
 
 @pytest.mark.parametrize("table", ["runs", "snapshots", "logs", "environments", "erasures"])
 def test_it_fails_after_a_row_is_gone(altered: Altered, table: str) -> None:
     last = "version" if table == "snapshots" else "rowid"  # An older snapshot only makes time travel slower.
-    altered.connection.execute(
-        f"DELETE FROM {table} WHERE rowid = (SELECT rowid FROM {table} ORDER BY {last} DESC)"
-    )
+    altered.run(f"DELETE FROM {table} WHERE rowid = (SELECT rowid FROM {table} ORDER BY {last} DESC LIMIT 1)")
     found = altered.faults()
     # Rows of an environment that is gone are found by the check of the file.
     assert found or table == "environments"
@@ -378,13 +484,15 @@ NAMED: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", NAMED)
 def test_it_names_the_first_bad_event_and_what_is_wrong(altered: Altered, name: str) -> None:
+    if isinstance(altered, AlteredServer) and name in {"UTF-8", "type"}:
+        pytest.skip("its columns hold one type, and nothing else")
     statement, expected = NAMED[name]
-    assert altered.connection.execute(statement).rowcount == 1
+    altered.run(statement)
     assert altered.faults()[0] == expected
 
 
 def test_the_first_of_many_faults_are_told_and_all_are_counted(altered: Altered) -> None:
-    altered.connection.execute("UPDATE events SET actor = 'eve' WHERE environment_id = 1")
+    altered.run("UPDATE events SET actor = 'eve' WHERE environment_id = 1")
     report = altered.report()
     assert (report.fault_count, len(report.faults)) == (92, 20)
     assert report.faults[0] == Fault(
@@ -392,10 +500,10 @@ def test_the_first_of_many_faults_are_told_and_all_are_counted(altered: Altered)
     )
 
 
-def test_rows_that_refer_to_nothing_are_found_in_the_file_itself(filled: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(filled, tmp_path / "ledger.db"))
+def test_rows_that_refer_to_nothing_are_found_in_the_file_itself(file: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(file, tmp_path / "ledger.db"))
     with closing(sqlite3.connect(path)) as connection:
-        unlocked(connection)
+        unlock_file(connection)
         connection.execute("UPDATE events SET environment_id = 77 WHERE environment_id = 2 AND position = 92")
         connection.commit()
     assert file_faults(path)[0] == "a row of events refers to a row of environments that does not exist"
@@ -405,9 +513,9 @@ def test_rows_that_refer_to_nothing_are_found_in_the_file_itself(filled: Path, t
 @given(st.integers(4_096, 90_000), st.integers(0, 7))
 @example(20_000, 3)
 def test_a_file_with_a_wrong_bit_is_never_taken_for_sound_unless_nothing_reads_it(
-    filled: Path, tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
+    file: Path, tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
 ) -> None:
-    raw = bytearray(filled.read_bytes())
+    raw = bytearray(file.read_bytes())
     assume(place < len(raw))
     raw[place] ^= 1 << bit
     path = tmp_path_factory.mktemp("bit") / "ledger.db"
@@ -417,7 +525,7 @@ def test_a_file_with_a_wrong_bit_is_never_taken_for_sound_unless_nothing_reads_i
     except (sqlite3.Error, StorageFailed, UnusableDatabase):
         return
     if not found:  # Then it can only be a byte of a page that holds nothing, or of a table that proves nothing.
-        assert contents(path) == contents(filled)
+        assert contents(path) == contents(file)
 
 
 def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -448,9 +556,7 @@ async def test_one_run_can_be_verified_alone(ledger: Ledger, log: Log) -> None:
 async def test_a_fault_of_one_run_is_not_one_of_another(log: Log, database: Database) -> None:
     await create(log, "r")
     await create(log, "s")
-    with closing(sqlite3.connect(database.path)) as connection:
-        connection.execute("UPDATE runs SET depth = 1 WHERE run_id = 'r'")
-        connection.commit()
+    database.rows("UPDATE runs SET depth = 1 WHERE run_id = 'r'")
     assert not (await log.verify("r")).report.is_sound
     assert (await log.verify("s")).report.is_sound
 
@@ -462,11 +568,11 @@ async def test_it_sees_one_moment_while_others_write(ledger: Ledger, log: Log, d
 
     def verify_on() -> None:
         while not stop.is_set():
-            reports.append(inspect_file(database.path, verify_all))
+            reports.append(inspect_database(database.url, verify_all))
 
     task = asyncio.create_task(asyncio.to_thread(verify_on))
     while len(reports) < 10:
-        await asyncio.gather(*(change(log, "r", *[Increment(key="n", value=1)] * 20) for _ in range(5)))
+        await asyncio.gather(*(change(log, "r", *[Increment(key="n", value=1)] * 2) for _ in range(5)))
     stop.set()
     await task
     assert [str(fault) for report in reports for fault in report.faults] == []
@@ -477,12 +583,13 @@ async def test_progress_counts_every_event_twice(log: Log, database: Database) -
     await create(log, "r")
     await change(log, "r", *[Increment(key="n", value=1)] * 1_200)
     seen: list[int] = []
-    report = inspect_file(database.path, lambda view: verify_all(view, progress=seen.append))
-    assert sum(seen) == 2 * report.events == 2 * inspect_file(database.path, count_events) == 2 * 1_201
+    report = inspect_database(database.url, lambda view: verify_all(view, progress=seen.append))
+    assert sum(seen) == 2 * report.events == 2 * inspect_database(database.url, count_events) == 2 * 1_201
     assert max(seen) <= 500
 
 
 @pytest.mark.altered
+@pytest.mark.only("sqlite")
 def test_what_is_no_ledger_is_said_so(tmp_path: Path, database: Database) -> None:
     text, empty, foreign = (tmp_path / name for name in ("text.db", "empty.db", "foreign.db"))
     text.write_text("nothing of the kind" * 100)
@@ -499,8 +606,8 @@ def test_what_is_no_ledger_is_said_so(tmp_path: Path, database: Database) -> Non
         inspect_file(database.path, verify_all)
 
 
-def test_verifying_changes_nothing(filled: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(filled, tmp_path / "ledger.db"))
+def test_verifying_changes_nothing(file: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(file, tmp_path / "ledger.db"))
     before = path.read_bytes()
     check_sound(path)
     assert path.read_bytes() == before

@@ -6,11 +6,12 @@ from typing import Any, Literal
 import pytest
 
 from ledger import history as history_of_runs
-from ledger import postgres, reads, sqlite
+from ledger import reads, sqlite
 from ledger.errors import BadCursor, RunNotFound
 from ledger.finding import RunsPage
 from ledger.history import JUMP
 from ledger.log import Log
+from ledger.postgres import texts
 from ledger.reads import Page
 from projections.events import Event, RunCreated
 from projections.filters import RunFilter
@@ -185,7 +186,7 @@ async def test_filters_may_hold_many_values_and_no_statement_is_kept_for_them(lo
         )
         expected = [run_id for run_id, task, status in runs if (task, status) == ("import", Status.EXECUTING)]
         assert [run.id for run in found.items] == [run.id for run in past.items] == expected[::-1]
-    for engine, kept in ((sqlite, sqlite._asked), (postgres, postgres._texts)):
+    for engine, kept in ((sqlite, sqlite._asked), (texts, texts._texts)):
         assert len(kept) <= engine.STATEMENTS_KEPT
         assert all(len(text) <= engine.TEXT_KEPT_MAX for text, _ in kept.values())
 

@@ -1,0 +1,230 @@
+"""The engine as the ledger knows it: what is run on which connection, in which thread."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+from sqlalchemy import (
+    URL,
+    ClauseElement,
+)
+
+from ledger import statements
+from ledger.errors import Busy
+from ledger.group import Transaction
+from ledger.postgres.connection import connect, target_of
+from ledger.postgres.failures import is_lost, translate
+from ledger.postgres.listener import Listener
+from ledger.postgres.schema import check_database, check_release
+from ledger.postgres.texts import ask
+from ledger.postgres.transaction import PostgresTransaction, Reader, view
+
+READERS_MAX = 8  # threads, each with a connection, for reads
+INSPECTION_IDLE_MS = 600_000  # milliseconds that a check of everything may think between two statements
+
+_Result = TypeVar("_Result")
+
+
+class PostgresStore:
+    """
+    Transactions on one PostgreSQL database.
+
+    Use `open` to make one and `close` to let it go.
+    """
+
+    answers_at_once = False
+
+    def __init__(self, target: Mapping[str, Any]) -> None:
+        self._target = target
+        self._write_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
+        self._read_threads = ThreadPoolExecutor(max_workers=READERS_MAX, thread_name_prefix="ledger-reader")
+        self._writer: psycopg.Connection[Any] | None = None
+        self._own = local()
+        self._readers: list[psycopg.Connection[Any]] = []
+        self._inspecting = asyncio.Lock()
+        self._inspections: set[asyncio.Task[Any]] = set()
+        self._listener = Listener(target)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: URL) -> "PostgresStore":
+        """
+        Connect to the database that *url* names, whose tables have to be those of this release.
+
+        Raises:
+            UnusableDatabase: It cannot be reached, or has other tables.
+        """
+        target = target_of(url)
+        await asyncio.to_thread(check_database, target, url)
+        return cls(target)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._listener.close()
+        if self._inspections:
+            await asyncio.wait(self._inspections)
+        await asyncio.to_thread(self._close_all)
+
+    async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
+        """
+        Run *work* in one write transaction, in the writer's thread, and commit it.
+
+        A caller that is cancelled does not stop it: the thread carries it to its end.
+
+        Raises:
+            OutcomeUnknown: The connection broke while it was being committed.
+            Unavailable: Nothing was written.
+        """
+        self._refuse_closed()
+        return await asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, work)
+
+    async def read(self, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
+        """
+        Run *work* on a consistent view of the database, in a reader's thread.
+
+        It may be run twice, where a connection turns out to be dead.
+
+        Raises:
+            Unavailable: It cannot be read.
+        """
+        self._refuse_closed()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._read_threads, self._read, lambda connection: view(connection, work)
+        )
+
+    async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        """
+        Run *work* on one moment of the database, in a thread of its own, because it takes long.
+
+        One at a time: several would only share the processor, and leave too little of it to everybody else.
+
+        Raises:
+            Unavailable: It cannot be read.
+        """
+        self._refuse_closed()
+        task = asyncio.create_task(self._inspect(work))
+        self._inspections.add(task)
+        task.add_done_callback(self._inspections.discard)
+        return await asyncio.shield(task)
+
+    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
+        """The current metadata of a run, its version and its size in bytes."""
+        row: tuple[str, int, int] | None = await self.point(
+            statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
+        )
+        return row
+
+    async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
+        """The first row of a statement that finds it by its key, a plain tuple or None; one round trip."""
+        self._refuse_closed()
+
+        def first_row(connection: psycopg.Connection[Any]) -> Any:
+            return ask(connection, statement, parameters, row_factory=tuple_row).fetchone()
+
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, first_row)
+
+    async def last_position(self, environment_id: int) -> int:
+        """The last position of an environment's log."""
+        row = await self.point(statements.LOG, {"environment_id": environment_id})
+        return int(row[0])
+
+    async def changed(self) -> None:
+        """Wait until another connection has said that a log grew. A notice may be lost: look now and then, too."""
+        self._refuse_closed()
+        await self._listener.wait(self._writer)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Busy("the ledger is closed; open it again")
+
+    def _read(self, work: Callable[[psycopg.Connection[Any]], _Result]) -> _Result:
+        connection: psycopg.Connection[Any] | None = getattr(self._own, "connection", None)
+        is_fresh = connection is None
+        while True:
+            try:
+                if connection is None:
+                    connection = self._own.connection = connect(self._target)
+                    self._readers.append(connection)
+                return work(connection)
+            except psycopg.Error as error:
+                if connection is None or not connection.broken:
+                    translate(error)
+                # The server restarted, or the network dropped the connection while it was idle.
+                self._drop_own(connection)
+                connection = None
+                if is_fresh:
+                    translate(error)
+                is_fresh = True
+
+    def _drop_own(self, connection: psycopg.Connection[Any]) -> None:
+        self._own.connection = None
+        self._readers.remove(connection)
+        connection.close()
+
+    async def _inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
+        async with self._inspecting:
+            return await asyncio.to_thread(inspect_target, self._target, work)
+
+    def _transact(self, work: Callable[[Transaction], _Result]) -> _Result:
+        is_fresh = self._writer is None
+        while True:
+            transaction: PostgresTransaction | None = None
+            try:
+                if self._writer is None:
+                    self._writer = connect(self._target)
+                transaction = PostgresTransaction(self._writer)
+                result = work(transaction)
+                transaction.commit()
+            except BaseException as error:
+                # Whatever failed, closing gives up the lock and rolls back, and a connection that saw the storage
+                # fail is not trusted again.
+                self._close_writer()
+                if not isinstance(error, psycopg.Error):
+                    raise
+                if transaction is not None and not transaction.has_begun and not is_fresh and is_lost(error):
+                    is_fresh = True  # It broke while it was idle, and nothing was done on it yet.
+                    continue
+                translate(error)
+            else:
+                return result
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _close_all(self) -> None:
+        self._write_thread.submit(self._close_writer)
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        for connection in self._readers:
+            connection.close()
+
+
+def inspect_target(target: Mapping[str, Any], work: Callable[[Transaction], _Result]) -> _Result:
+    """
+    Run *work* on one moment of a database, on a connection of its own, which cannot write.
+
+    Raises:
+        UnusableDatabase: It has no tables of this release.
+        Unavailable: It cannot be read.
+    """
+    try:
+        with connect(target) as connection:
+            connection.execute(
+                f"SET statement_timeout = 0; SET idle_in_transaction_session_timeout = {INSPECTION_IDLE_MS}"
+            )
+            check_release(connection)
+            transaction = PostgresTransaction(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            result = work(transaction)
+            connection.execute("ROLLBACK")
+            return result
+    except psycopg.Error as error:
+        translate(error)
