@@ -556,8 +556,14 @@ def _prepare(connection: Any) -> None:
     """Set up a connection: BEGIN is ours to send, not the driver's."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
+    try:
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+    except UnicodeDecodeError as error:
+        # What SQLite says of a damaged table definition quotes it, and sqlite3 cannot read that.
+        damaged = sqlite3.DatabaseError("malformed database schema")
+        damaged.sqlite_errorcode, damaged.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+        raise damaged from error
     cursor.close()
 
 

@@ -528,6 +528,19 @@ def test_a_file_with_a_wrong_bit_is_never_taken_for_sound_unless_nothing_reads_i
         assert contents(path) == contents(file)
 
 
+def test_a_damaged_table_definition_is_said_so(file: Path, tmp_path: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    place = raw.index(b"PRIMARY KEY")
+    raw[place] ^= 1 << 7  # No UTF-8 any more, and SQLite quotes it.
+    path = tmp_path / "ledger.db"
+    path.write_bytes(raw)
+    for look in (lambda: inspect_file(path, verify_all), lambda: asyncio.run(Ledger.open(Database(path).url))):
+        with pytest.raises((StorageFailed, UnusableDatabase), match="malformed"):
+            look()
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        file_faults(path)
+
+
 def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     with closing(sqlite3.connect(path)) as connection:
         return {
