@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers clean
+.PHONY: help demo test check browser bench bench-peers clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ help:  ## Show what can be made
 demo: $(VENV)/installed  ## Install, then watch a real job report its progress (KEEP=1 leaves the server up)
 	$(BIN)/run-ledger demo $(if $(KEEP),--keep)
 
-test: check  ## Install, check, and pass every test
+test: check browser  ## Install, check, and pass every test
 	$(BIN)/python -m tests.sdk.node
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
@@ -22,6 +22,9 @@ check: $(VENV)/installed-dev  ## Format, lint, types and import direction
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+browser: $(VENV)/installed-dev  ## Find the Chromium of the tests, or install it (as root, with apt-get)
+	@$(BIN)/python -m tests.browser
 
 bench: $(VENV)/installed-dev  ## Measure speed as ratios; JSON lines, and the table of benchmarks/README.md
 	$(BIN)/python -m benchmarks

@@ -7,9 +7,24 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from api import auth, batches, events, health, history, live, metadata, progress, proof, realtime, runs
+from api import (
+    auth,
+    batches,
+    contract,
+    events,
+    health,
+    history,
+    live,
+    metadata,
+    metrics,
+    progress,
+    proof,
+    realtime,
+    runs,
+)
 from api.access import Access, Owner
 from api.cors import Cors
+from api.metrics import counted
 from api.pages.routes import PAGES
 from api.problems import HANDLERS
 from api.scopes import guarded
@@ -50,6 +65,8 @@ ROUTES = (
     Route("/api/v1/events/live", live.feed_live, methods=["GET"]),
     Route("/healthz", health.healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
+    Route("/metrics", metrics.get_metrics, methods=["GET"]),
+    Route("/openapi.json", contract.get_openapi, methods=["GET"]),
 )
 
 
@@ -76,6 +93,8 @@ def create_app(
         cors_origins: Web pages of these origins may call, `*` for any; none by default.
         for_owner: Serve *log* to a caller that holds the database itself, and ask for no key.
     """
+    for route in ROUTES:
+        contract.check_described(route)
     streams = Streams(stream_limits)
     sessions = None if master is None else Sessions(ledger.keys, master)
     door = (
@@ -99,7 +118,7 @@ def create_app(
         await ledger.close()
 
     app = Starlette(
-        routes=[*map(guarded, ROUTES), *PAGES],
+        routes=[*(counted(guarded(route)) for route in ROUTES), *PAGES],
         exception_handlers=HANDLERS,
         middleware=[door],
         lifespan=lifespan,

@@ -6,11 +6,12 @@ import secrets
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.parameters import NO_QUERY
 from api.problems import Problem, bad_request
 from api.rendering import json_response
 from api.requests import header, log_of, read
 from api.token_scopes import token_of
-from api.tokens import LIFE_S, MINTED_LIFE_S, MINTED_LIFE_S_MAX, Scope, Tokens, signed, subject_of
+from api.tokens import LIFE_S, MINTED_LIFE_S, MINTED_LIFE_S_MAX, Scope, Tokens, signed
 from ledger.bodies import PUBLIC_TOKEN
 from ledger.errors import RunNotFound
 from ledger.keys import Action, ApiKey, Grant
@@ -39,6 +40,7 @@ _OF_THE_KEY: dict[str, Action] = {
 
 async def claims(request: Request) -> Response:
     """Answer what a token that is signed with the caller's key has to say."""
+    NO_QUERY.of(request)
     return json_response(_claims_text(request), headers={"Cache-Control": "no-store"})
 
 
@@ -115,7 +117,7 @@ def _now_s(request: Request) -> int:
 
 def _claims_text(request: Request) -> str:
     key: ApiKey | None = request.scope.get("run_ledger.key")
-    return values.dump({"sub": log_of(request).environment if key is None else subject_of(key), "pub": True})
+    return values.dump({"sub": log_of(request).environment if key is None else key.id, "pub": True})
 
 
 def _expiry(asked: float | str | None, now_s: int) -> int:

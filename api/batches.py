@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from api import scopes
 from api.auth import token_headers
+from api.parameters import NO_QUERY
 from api.problems import Problem, bad_request, problem_of
 from api.rendering import batch_members, json_response
-from api.requests import caller_of, check_query, lines, log_of, read
+from api.requests import caller_of, lines, log_of, read
 from api.token_scopes import judge_batch
 from ledger.bodies import BATCH_ITEM, NEW_BATCH, TRIGGER_BATCH
 from ledger.errors import BatchNotFound, LedgerError
@@ -53,14 +54,14 @@ async def create_batch(request: Request) -> Response:
 
 async def get_batch(request: Request) -> Response:
     """Answer a batch with the ids of its runs."""
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     details = await log_of(request).batch_details(_batch_id_of(request))
     return json_response(values.dump(batch_members(scopes.visible_batch(request, details))))
 
 
 async def add_items(request: Request) -> Response:
     """Create the runs of a batch, one for each line of the body, and answer when all of them are durable."""
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     batch_id = _batch_id_of(request)
     await log_of(request).batch(batch_id)
     intake = _Intake(request, batch_id)

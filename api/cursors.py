@@ -11,11 +11,31 @@ Source: `CursorPage.getNextPage` and `getPreviousPage` of the SDK, whose `pageFe
 import re
 from dataclasses import dataclass
 
-from starlette.requests import Request
-
+from api.parameters import Given, Parameter, parameter
+from ledger.errors import BadCursor
+from ledger.run_ids import RUN_ID
 from projections.values import JsonObject
 
-_NUMBERED = re.compile(r"(.*)~([1-9][0-9]{0,8})", re.DOTALL)
+_CURSOR = re.compile(rf"({RUN_ID.pattern})(?:~([1-9][0-9]{{0,8}}))?")
+
+
+def _read(text: str) -> tuple[str, int]:
+    """The run that a cursor names, and its number, 0 where it has none."""
+    found = _CURSOR.fullmatch(text)
+    if found is None:
+        raise BadCursor(text[:40])
+    return found[1], int(found[2] or 0)
+
+
+def _cursor(name: str, description: str) -> Parameter[tuple[str | None, int]]:
+    schema = {"type": "string", "pattern": f"^{_CURSOR.pattern}$"}
+    return parameter(name, _read, schema, description, default=(None, 0))
+
+
+AFTER = _cursor("page[after]", "The `pagination.next` of the page before.")
+BEFORE = _cursor(
+    "page[before]", "The `pagination.previous` of the page behind. Where both are sent, the later one is meant."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +63,12 @@ class Cursors:
         }
 
 
-def cursors_of(request: Request) -> Cursors:
+def cursors_of(query: Given) -> Cursors:
     """The cursors that `page[after]` and `page[before]` name."""
-    after, after_number = _read(request.query_params.get("page[after]"))
-    before, before_number = _read(request.query_params.get("page[before]"))
+    after, after_number = query[AFTER]
+    before, before_number = query[BEFORE]
     if after is not None and before is not None:
         if after_number > before_number:
             return Cursors(after, None, before_number + 1, after_number)
         return Cursors(None, before, before_number + 1, after_number)
     return Cursors(after, before, 0 if before is None else before_number + 1, after_number)
-
-
-def _read(text: str | None) -> tuple[str | None, int]:
-    numbered = _NUMBERED.fullmatch(text or "")
-    return (text, 0) if numbered is None else (numbered[1], int(numbered[2]))

@@ -11,13 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from starlette.requests import Request
-
+from api.parameters import TIME_SCHEMA, Given, Parameter, Schema, parameter, text, time_of
 from api.problems import bad_request
-from api.requests import time_of
-from ledger.finding import Sort
 from ledger.run_ids import RUN_ID
 from projections import values
 from projections.errors import BadJson
@@ -31,7 +28,7 @@ from projections.filters import (
     Span,
     parse_condition,
 )
-from projections.lifecycle import parse_status
+from projections.lifecycle import Status, parse_status
 from projections.times import Microseconds
 
 PERIOD_MAX_S = 100 * 365 * 86_400  # seconds; nothing is older
@@ -44,120 +41,29 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _PERIOD = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """
-    A query parameter.
-
-    Attributes:
-        name: As it is written; KEY and OPERATOR stand for what a request chooses.
-        form: What its value may be.
-        meaning: What it does.
-    """
-
-    name: str
-    form: str
-    meaning: str
-
-
-_LIST = f"1 to {VALUES_MAX} names with commas between, or a JSON list of them where a name holds a comma"
-_TIME = "epoch milliseconds, a day such as 2026-01-31 (its beginning, in UTC), or an ISO 8601 time with a zone"
-_PERIOD_FORM = "a number with s, m, h, d or w behind it, such as 7d"
-_UNKNOWN = "Runs here have no such property, so none matches."
-
-PARAMETERS = (
-    Parameter("filter[status]", _LIST, "Runs that have any of these statuses, in any case."),
-    Parameter("filter[taskIdentifier]", _LIST, "Runs of any of these tasks."),
-    Parameter("filter[tag]", _LIST, "Runs that have any of these tags."),
-    Parameter("filter[parent]", _LIST, "Runs that any of these runs started."),
-    Parameter("filter[root]", _LIST, "Runs below any of these, which is the topmost run above them."),
-    Parameter("filter[batch]", "a batch id", "Runs that were triggered in this batch."),
-    Parameter("filter[createdAt][from]", _TIME, "Runs created then or later."),
-    Parameter("filter[createdAt][to]", _TIME, "Runs created then or earlier."),
-    Parameter(
-        "filter[createdAt][period]", _PERIOD_FORM, "Runs created within this time before now, or before asOf."
-    ),
-    Parameter("filter[updatedAt][from]", _TIME, "Runs whose last event was recorded then or later."),
-    Parameter("filter[updatedAt][to]", _TIME, "Runs whose last event was recorded then or earlier."),
-    Parameter("filter[updatedAt][period]", _PERIOD_FORM, "Runs whose last event was recorded within this time."),
-    Parameter(
-        f"{_METADATA}[KEY][OPERATOR]",
-        f"JSON, else text; OPERATOR is one of {' '.join(OPERATORS)}, eq when left out; KEY as in an operation",
-        f"A condition on the metadata; up to {CONDITIONS_MAX}, all of which have to hold.",
-    ),
-    Parameter(
-        "filter[stalled]", "true or false", "Runs that stand still now, or do not, as the progress audit says."
-    ),
-    Parameter("filter[regressed]", "true or false", "Runs whose progress went backwards, or did not."),
-    Parameter("filter[isTest]", "true or false", "No run here is a test: true matches none, false every run."),
-    Parameter("filter[queue]", _LIST, _UNKNOWN),
-    Parameter("filter[machine]", _LIST, _UNKNOWN),
-    Parameter("filter[region]", _LIST, _UNKNOWN),
-    Parameter("filter[version]", _LIST, f"The version of deployed code. {_UNKNOWN}"),
-    Parameter("filter[schedule]", "an id", _UNKNOWN),
-    Parameter("filter[bulkAction]", "an id", _UNKNOWN),
-)
-
-NAMES = frozenset(one.name for one in PARAMETERS if not one.name.startswith(_METADATA))
-VERDICTS = frozenset({"filter[stalled]", "filter[regressed]"})
-
-_Query = dict[str, str]
 _Item = TypeVar("_Item")
 
+_LIST = f"1 to {VALUES_MAX} names with commas between, or a JSON list of them where a name holds a comma."
+_TIME = "Epoch milliseconds, a day such as 2026-01-31 (its beginning, in UTC), or an ISO 8601 time with a zone."
+_UNKNOWN = "Runs here have no such property, so none matches."
 
-def is_condition(name: str) -> bool:
-    """Whether a query parameter is a condition on metadata; several may have one name."""
-    return name.startswith(f"{_METADATA}[")
+_NAMES: Schema = {"type": "array", "items": {"type": "string"}}  # No bound: repeats count once, blanks not at all.
+_TIME_SCHEMA: Schema = {
+    "anyOf": [
+        TIME_SCHEMA,
+        {"type": "string", "format": "date"},
+        {"type": "string", "pattern": f"^{_MILLISECONDS.pattern}$"},
+    ]
+}
+_PERIOD_SCHEMA: Schema = {"type": "string", "pattern": f"^{_PERIOD.pattern}$", "examples": ["7d"]}
 
 
-def run_filter(request: Request, now: Callable[[], Microseconds]) -> RunFilter:
-    """
-    The runs that a request looks for.
-
-    Args:
-        request: The request, whose parameters were looked through.
-        now: What a period counts back from.
-
-    Raises:
-        Problem: 400; it says which parameter is wrong, why, and what to write.
-    """
-    query = request.query_params
-    pairs = query.multi_items()
-    conditions = [(name, text) for name, text in pairs if is_condition(name)]
-    if len(conditions) > CONDITIONS_MAX:
+def _read_conditions(given: Sequence[tuple[str, str]]) -> tuple[MetadataCondition, ...]:
+    if len(given) > CONDITIONS_MAX:
         raise bad_request(
-            "bad-filter",
-            f"at most {CONDITIONS_MAX} conditions on metadata are allowed, not {len(conditions)}",
+            "bad-filter", f"at most {CONDITIONS_MAX} conditions on metadata are allowed, not {len(given)}"
         )
-    named = dict(pairs)
-    return RunFilter(
-        statuses=_each(named, "filter[status]", parse_status),
-        tasks=_listed(named, "filter[taskIdentifier]"),
-        tags=_listed(named, "filter[tag]"),
-        parents=_each(named, "filter[parent]", _run_id),
-        roots=_each(named, "filter[root]", _run_id),
-        batches=(named["filter[batch]"],) if named.get("filter[batch]") else (),
-        created=_span(named, "filter[createdAt]", now),
-        updated=_span(named, "filter[updatedAt]", now),
-        metadata=tuple(_in_words(name, partial(_condition, name, text)) for name, text in conditions),
-        stalled=_truth(named, "filter[stalled]"),
-        regressed=_truth(named, "filter[regressed]"),
-        unknown=_unknown(named),
-    )
-
-
-def sort_of(request: Request) -> Sort:
-    """
-    The order of a page, which is newest first unless the request says otherwise.
-
-    Raises:
-        Problem: 400.
-    """
-    text = request.query_params.get("sort", Sort.NEWEST.value)
-    try:
-        return Sort(text)
-    except ValueError:
-        raise bad_request("bad-parameter", f"sort is one of {', '.join(Sort)}, not {text[:40]!r}") from None
+    return tuple(_in_words(name, partial(_condition, name, text)) for name, text in given)
 
 
 def _condition(name: str, text: str) -> MetadataCondition:
@@ -175,13 +81,8 @@ def _condition(name: str, text: str) -> MetadataCondition:
     return parse_condition(key, operator, text)
 
 
-def _each(query: _Query, name: str, parse: Callable[[str], _Item]) -> tuple[_Item, ...]:
-    return tuple(_in_words(name, partial(parse, item)) for item in _listed(query, name))
-
-
-def _listed(query: _Query, name: str) -> tuple[str, ...]:
+def _listed(name: str, text: str) -> tuple[str, ...]:
     """The names in a list; one that holds a comma can be written in a JSON list only."""
-    text = query.get(name, "")
     found: Sequence[str] = text.split(",")
     if text.startswith("["):
         try:
@@ -200,33 +101,6 @@ def _run_id(text: str) -> str:
     if not RUN_ID.fullmatch(text):
         raise ValueError(f"{text[:40]!r} cannot be the id of a run")
     return text
-
-
-def _truth(query: _Query, name: str) -> bool | None:
-    text = query.get(name)
-    if text not in {None, "true", "false"}:
-        raise bad_request("bad-filter", f"{name} is true or false, not {str(text)[:40]!r}")
-    return None if text is None else text == "true"
-
-
-def _unknown(query: _Query) -> tuple[str, ...]:
-    """What is asked of runs that no run has."""
-    names = ("queue", "machine", "region", "version", "schedule", "bulkAction")
-    found = [name for name in names if _listed(query, f"filter[{name}]")]
-    if _truth(query, "filter[isTest]"):
-        found.append("isTest")
-    return tuple(found)
-
-
-def _span(query: _Query, name: str, now: Callable[[], Microseconds]) -> Span:
-    start, end, period = (query.get(f"{name}[{part}]") for part in ("from", "to", "period"))
-    since = None if start is None else _in_words(f"{name}[from]", lambda: _moment(start, is_end=False))
-    until = None if end is None else _in_words(f"{name}[to]", lambda: _moment(end, is_end=True))
-    if period is not None:
-        if since is not None:
-            raise bad_request("bad-filter", f"{name}[from] and {name}[period] both say where it begins; drop one")
-        since = now() - _in_words(f"{name}[period]", lambda: _period(period))
-    return Span(since, until)
 
 
 def _moment(text: str, *, is_end: bool) -> Microseconds:
@@ -254,3 +128,156 @@ def _in_words(name: str, parse: Callable[[], _Item]) -> _Item:
         return parse()
     except ValueError as error:
         raise bad_request("bad-filter", f"{name[:200]}: {error}") from error
+
+
+def _names(name: str, read_item: Callable[[str], _Item], meaning: str) -> Parameter[tuple[_Item, ...]]:
+    """A parameter that is a list of names."""
+
+    def read(text: str) -> tuple[_Item, ...]:
+        return tuple(_in_words(name, partial(read_item, one)) for one in _listed(name, text))
+
+    return parameter(name, read, _NAMES, f"{meaning} {_LIST}", default=())
+
+
+def _truth(name: str, meaning: str) -> Parameter[bool | None]:
+    """A parameter that is true or false."""
+
+    def read(text: str) -> bool:
+        if text not in {"true", "false"}:
+            raise bad_request("bad-filter", f"{name} is true or false, not {text[:40]!r}")
+        return text == "true"
+
+    return parameter(name, read, {"type": "boolean"}, meaning, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _SpanParameters:
+    """The three parameters that say a span of time."""
+
+    start: Parameter[Microseconds | None]
+    end: Parameter[Microseconds | None]
+    period: Parameter[Microseconds | None]
+
+    @classmethod
+    def of(cls, name: str, what: str) -> "_SpanParameters":
+        """Declare them for runs that were, or whose last event was, *what*."""
+        start, end, period = (f"{name}[{part}]" for part in ("from", "to", "period"))
+        return cls(
+            parameter(
+                start,
+                lambda text: _in_words(start, lambda: _moment(text, is_end=False)),
+                _TIME_SCHEMA,
+                f"{what} then or later. {_TIME}",
+                default=None,
+            ),
+            parameter(
+                end,
+                lambda text: _in_words(end, lambda: _moment(text, is_end=True)),
+                _TIME_SCHEMA,
+                f"{what} then or earlier. {_TIME}",
+                default=None,
+            ),
+            parameter(
+                period,
+                lambda text: _in_words(period, lambda: _period(text)),
+                _PERIOD_SCHEMA,
+                f"{what} within this time before now, or before asOf. Not together with `{start}`.",
+                default=None,
+            ),
+        )
+
+    def read(self, query: Given, now: Callable[[], Microseconds]) -> Span:
+        """The span that a query says."""
+        since, period = query[self.start], query[self.period]
+        if period is not None:
+            if since is not None:
+                raise bad_request(
+                    "bad-filter", f"{self.start.name} and {self.period.name} both say where it begins; drop one"
+                )
+            since = now() - period
+        return Span(since, query[self.end])
+
+
+_STATUSES = _names(
+    "filter[status]",
+    parse_status,
+    f"Runs that have any of these statuses, in any case; there are {', '.join(Status)}.",
+)
+_TASKS = _names("filter[taskIdentifier]", str, "Runs of any of these tasks.")
+_TAGS = _names("filter[tag]", str, "Runs that have any of these tags.")
+_PARENTS = _names("filter[parent]", _run_id, "Runs that any of these runs started.")
+_ROOTS = _names("filter[root]", _run_id, "Runs below any of these, which is the topmost run above them.")
+_BATCH = text("filter[batch]", "Runs that were triggered in the batch with this id.")
+_CREATED = _SpanParameters.of("filter[createdAt]", "Runs created")
+_UPDATED = _SpanParameters.of("filter[updatedAt]", "Runs whose last event was recorded")
+CONDITIONS: Parameter[tuple[MetadataCondition, ...]] = Parameter(
+    _METADATA,
+    f"Conditions on the metadata, up to {CONDITIONS_MAX}, all of which have to hold: "
+    f"`{_METADATA}[KEY][OPERATOR]=VALUE`. KEY reads like the key of an operation; OPERATOR is one of "
+    f"{' '.join(OPERATORS)}, eq when left out; VALUE is JSON, else text.",
+    {"type": "object", "maxProperties": CONDITIONS_MAX},
+    _read_conditions,
+    (),
+    is_list=True,
+    is_family=True,
+)
+_STALLED = _truth("filter[stalled]", "Runs that stand still now, or do not, as the progress audit says.")
+_REGRESSED = _truth("filter[regressed]", "Runs whose progress went backwards, or did not.")
+_IS_TEST = _truth("filter[isTest]", "No run here is a test: true matches none, false every run.")
+_NEVER: tuple[Parameter[tuple[str, ...]], ...] = tuple(
+    _names(f"filter[{name}]", str, meaning)
+    for name, meaning in (
+        ("queue", _UNKNOWN),
+        ("machine", _UNKNOWN),
+        ("region", _UNKNOWN),
+        ("version", f"The version of deployed code. {_UNKNOWN}"),
+        ("schedule", _UNKNOWN),
+        ("bulkAction", _UNKNOWN),
+    )
+)
+_SEEKING_NONE: tuple[Parameter[Any], ...] = (*_NEVER, _IS_TEST)
+
+PARAMETERS: tuple[Parameter[Any], ...] = (
+    _STATUSES,
+    _TASKS,
+    _TAGS,
+    _PARENTS,
+    _ROOTS,
+    _BATCH,
+    *(_CREATED.start, _CREATED.end, _CREATED.period),
+    *(_UPDATED.start, _UPDATED.end, _UPDATED.period),
+    CONDITIONS,
+    _STALLED,
+    _REGRESSED,
+    _IS_TEST,
+    *_NEVER,
+)
+"""All of them, for the `Query` of a route that looks for runs."""
+
+
+def run_filter(query: Given, now: Callable[[], Microseconds]) -> RunFilter:
+    """
+    The runs that a query looks for.
+
+    Args:
+        query: What it says of all `PARAMETERS`.
+        now: What a period counts back from.
+
+    Raises:
+        Problem: 400; two parameters say the same.
+    """
+    batch = query[_BATCH]
+    return RunFilter(
+        statuses=query[_STATUSES],
+        tasks=query[_TASKS],
+        tags=query[_TAGS],
+        parents=query[_PARENTS],
+        roots=query[_ROOTS],
+        batches=(batch,) if batch else (),
+        created=_CREATED.read(query, now),
+        updated=_UPDATED.read(query, now),
+        metadata=query[CONDITIONS],
+        stalled=query[_STALLED],
+        regressed=query[_REGRESSED],
+        unknown=tuple(one.name for one in _SEEKING_NONE if query[one]),
+    )

@@ -6,21 +6,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import scopes
-from api.problems import bad_request
-from api.rendering import entry_text, json_response, refusal_text, step_text
-from api.requests import (
+from api.parameters import (
     VERSION_MAX,
-    check_query,
+    Given,
+    Parameter,
+    Query,
     key_path,
-    log_of,
     moment,
+    one_of,
+    parameter,
     point,
-    run_id_of,
+    run_id,
+    text,
     whole_number,
 )
+from api.problems import bad_request
+from api.rendering import entry_text, json_response, refusal_text, step_text
+from api.requests import log_of, run_id_of
 from ledger.history import Wanted
 from ledger.reads import Point
-from ledger.run_ids import RUN_ID
 from ledger.writes import Refused
 from projections import values
 from projections.events import EVENT_TYPES
@@ -30,24 +34,68 @@ from projections.size import ATTEMPT_MAX
 PAGE_DEFAULT = 100  # events
 PAGE_MAX = 1_000  # events
 
-_FILTERS = {"key", "actor", "type", "attempt", "from", "to"}
+_ORDERS: dict[str, Literal["asc", "desc"]] = {"asc": "asc", "desc": "desc"}
+
+
+def _read_types(text: str) -> tuple[str, ...]:
+    types = tuple(sorted({name for name in text.split(",") if name}))
+    unknown = [name for name in types if name not in EVENT_TYPES]
+    if unknown or not types:
+        what = repr(unknown[0][:40]) if unknown else "nothing"
+        raise bad_request("bad-parameter", f"type: there are {', '.join(EVENT_TYPES)}, not {what}")
+    return types
+
+
+_LIMIT = whole_number("limit", 1, PAGE_MAX, "Events on a page.", default=PAGE_DEFAULT)
+_AFTER = whole_number("after", 0, VERSION_MAX, "Begin behind this version, in the order asked for.")
+_BEFORE = whole_number("before", 0, VERSION_MAX, "End in front of this version, in the order asked for, instead.")
+_ORDER = one_of("order", _ORDERS, "Oldest first, or newest first.", default="asc", usual="asc")
+_INCLUDE = one_of("include", {"refusals": True}, "Show between the events what was refused.", default=False)
+_KEY = key_path("Events about the value of this key, or path where it begins with `$.`.")
+_ACTOR = text("actor", "Events of this actor.")
+_TYPES: Parameter[tuple[str, ...]] = parameter(
+    "type",
+    _read_types,
+    {"type": "array", "minItems": 1, "items": {"type": "string", "enum": [*EVENT_TYPES]}},
+    "Events of any of these types.",
+    default=(),
+)
+_ATTEMPT = whole_number("attempt", 1, ATTEMPT_MAX, "Events of this attempt.")
+_SINCE = moment("from", "Events recorded then or later.")
+_UNTIL = moment("to", "Events recorded then or before.")
+HISTORY = Query(_AFTER, _BEFORE, _LIMIT, _ORDER, _INCLUDE, _KEY, _ACTOR, _TYPES, _ATTEMPT, _SINCE, _UNTIL)
+
+_FROM = point("from", "The first state: a version, or a time. Version 1 unless given, or `toRun` is.")
+_TO = point("to", "The second state: a version, or a time. The current one unless given.")
+_TO_RUN = run_id(
+    "toRun",
+    "The run of the second state, the same one unless given.",
+    lambda _: bad_request("bad-parameter", "toRun must be the id of a run"),
+)
+DIFF = Query(_FROM, _TO, _TO_RUN)
+
+_VALUE = key_path("The value to explain: a key, or a path where it begins with `$.`.", is_required=True)
+_VERSION = whole_number("version", 1, VERSION_MAX, "As it stood after so many events.")
+_AT = moment("at", "As it stood after the last event recorded by then. Not together with `version`.")
+_IN_FRONT = whole_number("before", 0, VERSION_MAX, "Only events in front of this version.")
+EXPLANATION = Query(_VALUE, _VERSION, _AT, _LIMIT, _IN_FRONT)
 
 
 async def get_history(request: Request) -> Response:
     """Answer one page of events."""
     run_id = run_id_of(request)
-    check_query(request, {"after", "before", "limit", "order", "include"} | _FILTERS)
-    after, before = (whole_number(request, name, 0, VERSION_MAX) for name in ("after", "before"))
+    query = HISTORY.of(request)
+    after, before = query[_AFTER], query[_BEFORE]
     if after is not None and before is not None:
         raise bad_request("bad-parameter", "ask for what comes after a version or before one, not for both")
     page = await log_of(request).entries(
         run_id,
-        limit=_limit(request),
+        limit=query[_LIMIT],
         after=after,
         before=before,
-        order=_order(request),
-        wanted=_wanted(request),
-        refusals=_includes_refusals(request),
+        order=query[_ORDER],
+        wanted=_wanted(query),
+        refusals=query[_INCLUDE],
     )
     items = [refusal_text(run_id, item) if isinstance(item, Refused) else entry_text(item) for item in page.items]
     return json_response(f'{{"data":[{",".join(items)}],"pagination":{_pagination(page.next, page.previous)}}}')
@@ -56,13 +104,10 @@ async def get_history(request: Request) -> Response:
 async def get_diff(request: Request) -> Response:
     """Answer the JSON Patch (RFC 6902) that makes one state of the other."""
     run_id = run_id_of(request)
-    check_query(request, {"from", "to", "toRun"})
-    to_run = request.query_params.get("toRun")
-    if to_run is not None and not RUN_ID.fullmatch(to_run):
-        raise bad_request("bad-parameter", "toRun must be the id of a run")
+    query = DIFF.of(request)
+    start, end, to_run = query[_FROM], query[_TO], query[_TO_RUN]
     if to_run is not None:
         await scopes.judge_other_run(request, to_run)
-    start, end = point(request, "from"), point(request, "to")
     if to_run is None and start == Point():
         start = Point(version=1)
     difference = await log_of(request).diff(run_id, start, end, to_run)
@@ -73,13 +118,12 @@ async def get_diff(request: Request) -> Response:
 async def get_explanation(request: Request) -> Response:
     """Answer the events that made a value what it is, or what it was."""
     run_id = run_id_of(request)
-    check_query(request, {"key", "version", "at", "limit", "before"})
-    key = key_path(request)
+    query = EXPLANATION.of(request)
+    key, version, at = query[_VALUE], query[_VERSION], query[_AT]
     if key is None:
         raise bad_request(
             "bad-parameter", "name the value to explain: key=progress, or a path: key=$.status.state"
         )
-    version, at = whole_number(request, "version", 1, VERSION_MAX), moment(request, "at")
     if version is not None and at is not None:
         raise bad_request("bad-parameter", "ask for a version or for a moment, not for both")
     found = await log_of(request).explain(
@@ -87,8 +131,8 @@ async def get_explanation(request: Request) -> Response:
         key,
         version=version,
         at=at,
-        limit=_limit(request),
-        before=whole_number(request, "before", 0, VERSION_MAX),
+        limit=query[_LIMIT],
+        before=query[_IN_FRONT],
     )
     value = "" if isinstance(found.value, Absent) else f'"value":{values.dump(found.value)},'
     steps = ",".join(map(step_text, found.steps, found.wiped_by))
@@ -103,51 +147,15 @@ def _pagination(following: int | None, previous: int | None) -> str:
     return values.dump({name: str(version) for name, version in cursors.items() if version is not None})
 
 
-def _limit(request: Request) -> int:
-    return whole_number(request, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
-
-
-def _order(request: Request) -> Literal["asc", "desc"]:
-    match request.query_params.get("order", "asc"):
-        case "asc":
-            return "asc"
-        case "desc":
-            return "desc"
-        case other:
-            raise bad_request("bad-parameter", f"order must be asc or desc, not {other[:40]!r}")
-
-
-def _wanted(request: Request) -> Wanted:
-    since, until = moment(request, "from"), moment(request, "to")
+def _wanted(query: Given) -> Wanted:
+    since, until = query[_SINCE], query[_UNTIL]
     if since is not None and until is not None and since > until:
         raise bad_request("bad-parameter", "from lies behind to; exchange them")
     return Wanted(
-        key=key_path(request),
-        actor=request.query_params.get("actor"),
-        types=_types(request),
-        attempt=whole_number(request, "attempt", 1, ATTEMPT_MAX),
+        key=query[_KEY],
+        actor=query[_ACTOR],
+        types=query[_TYPES],
+        attempt=query[_ATTEMPT],
         since=since,
         until=until,
     )
-
-
-def _types(request: Request) -> tuple[str, ...]:
-    text = request.query_params.get("type")
-    if text is None:
-        return ()
-    types = tuple(sorted({name for name in text.split(",") if name}))
-    unknown = [name for name in types if name not in EVENT_TYPES]
-    if unknown or not types:
-        what = repr(unknown[0][:40]) if unknown else "nothing"
-        raise bad_request("bad-parameter", f"type: there are {', '.join(EVENT_TYPES)}, not {what}")
-    return types
-
-
-def _includes_refusals(request: Request) -> bool:
-    match request.query_params.get("include"):
-        case None:
-            return False
-        case "refusals":
-            return True
-        case other:
-            raise bad_request("bad-parameter", f"include must be refusals, not {other[:40]!r}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
@@ -10,11 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from api.access import may_stay
-from api.events import FILTERS, selection_of
-from api.filters import is_condition
+from api.events import AFTER, FILTERS, selection_of
+from api.parameters import VERSION_MAX, Given, Parameter, Query, key_path, one_of, parameter
 from api.problems import bad_request
 from api.rendering import event_text
-from api.requests import VERSION_MAX, check_query, header, key_path, log_of, run_id_of
+from api.requests import header, log_of, run_id_of
 from api.streams import EventStream, NoStream, Permit, Seat, Streams, frame, heartbeat, next_batch, opening
 from api.token_scopes import token_of
 from ledger.errors import BadCursor
@@ -28,6 +29,74 @@ from projections.values import JsonObject
 
 _VERSION = re.compile(r"0|[1-9][0-9]{0,15}")
 
+
+def _read_version(text: str) -> int:
+    if not _VERSION.fullmatch(text) or int(text) > VERSION_MAX:
+        raise BadCursor(text[:40])
+    return int(text)
+
+
+def _read_run_beginning(text: str) -> int | None:
+    """The version to go on behind, None for the current one."""
+    if text == "now":
+        return None
+    if text == "start":
+        return 0
+    version = _read_version(text)
+    if version == 0:
+        raise bad_request(
+            "bad-parameter", "from is the first version that is wanted: 1, 2 and so on, start or now"
+        )
+    return version - 1
+
+
+def _read_feed_beginning(text: str) -> bool:
+    if text not in {"now", "start"}:
+        raise bad_request(
+            "bad-parameter", f"from must be now or start, not {text[:40]!r}; to go on somewhere use after"
+        )
+    return text == "start"
+
+
+_BEHIND: Parameter[int | None] = parameter(
+    "after",
+    _read_version,
+    {"type": "integer", "minimum": 0, "maximum": VERSION_MAX},
+    "Go on behind this version. The header `Last-Event-ID` wins.",
+    default=None,
+)
+_RUN_FROM: Parameter[int | None] = parameter(
+    "from",
+    _read_run_beginning,
+    {
+        "anyOf": [
+            {"type": "string", "enum": ["now", "start"]},
+            {"type": "integer", "minimum": 1, "maximum": VERSION_MAX},
+        ],
+        "default": "now",
+    },
+    "Where to begin: now, with the first event, or with this version. Not together with `after`.",
+    default=None,
+)
+_SNAPSHOT = one_of("snapshot", {"1": True}, "Send the state as it is now first.", default=False)
+_UNTIL = one_of(
+    "until",
+    {"finished": True},
+    "End once the run has finished and all up to then was sent. Not together with `key`.",
+    default=False,
+)
+_KEY = key_path("Events about the value of this key, or path where it begins with `$.`.")
+RUN = Query(_BEHIND, _RUN_FROM, _SNAPSHOT, _UNTIL, _KEY)
+
+_FEED_FROM = parameter(
+    "from",
+    _read_feed_beginning,
+    {"type": "string", "enum": ["now", "start"], "default": "now"},
+    "Where to begin: now, or with the first event. Not together with `after`.",
+    default=False,
+)
+FEED = Query(AFTER, _FEED_FROM, *FILTERS)
+
 # Every reader of an event is sent the same text; it is made once, and goes with the event.
 _texts: WeakKeyDictionary[FeedEvent, str] = WeakKeyDictionary()
 
@@ -35,16 +104,14 @@ _texts: WeakKeyDictionary[FeedEvent, str] = WeakKeyDictionary()
 async def run_live(request: Request) -> ASGIApp:
     """Answer the events of a run as they happen; the id of each is its version."""
     run_id = run_id_of(request)
-    check_query(request, {"after", "from", "snapshot", "until", "key"})
-    after = _run_place(request)
-    key = key_path(request)
-    ends = _choice(request, "until", "finished")
+    query = RUN.of(request)
+    after = _run_place(request, query)
+    key, ends, with_snapshot = query[_KEY], query[_UNTIL], query[_SNAPSHOT]
     if ends and key is not None:
         raise bad_request(
             "bad-parameter", "until=finished goes by the steps of the run's life, which key leaves out; drop one"
         )
-    with_snapshot = _choice(request, "snapshot", "1")
-    if with_snapshot and ("from" in request.query_params and request.query_params["from"] != "now"):
+    if with_snapshot and query[_RUN_FROM] is not None:
         raise bad_request(
             "bad-parameter", "snapshot=1 begins with the state as it is now; leave out from, or say from=now"
         )
@@ -66,9 +133,9 @@ async def run_live(request: Request) -> ASGIApp:
 
 async def feed_live(request: Request) -> ASGIApp:
     """Answer the events of all runs as they happen; the id of each is a cursor of the feed."""
-    check_query(request, {"after", "from", *FILTERS}, repeatable={"tag"}, is_known=is_condition)
-    selection = selection_of(request)
-    after, from_start = _feed_place(request)
+    query = FEED.of(request)
+    selection = selection_of(query, log_of(request).now)
+    after, from_start = _feed_place(request, query)
     if request.method == "HEAD":
         return NoStream()
     subscription = log_of(request).subscribe(after=after, from_start=from_start, selection=selection)
@@ -147,63 +214,32 @@ def _text(entry: FeedEvent) -> str:
     return text
 
 
-def _run_place(request: Request) -> int | None:
+def _run_place(request: Request, query: Given) -> int | None:
     """The version to go on behind, None for the current one."""
-    resumed = _resumed(request)
-    if resumed is not None:
-        return _version(resumed)
-    begin = request.query_params.get("from", "now")
-    if begin == "now":
-        return None
-    if begin == "start":
-        return 0
-    version = _version(begin)
-    if version == 0:
-        raise bad_request(
-            "bad-parameter", "from is the first version that is wanted: 1, 2 and so on, start or now"
-        )
-    return version - 1
+    last = _resumed(request)
+    if last is not None:
+        return _read_version(last)
+    _refuse_both(query, _BEHIND, _RUN_FROM)
+    return query[_BEHIND] if _BEHIND in query else query[_RUN_FROM]
 
 
-def _feed_place(request: Request) -> tuple[Cursor | None, bool]:
+def _feed_place(request: Request, query: Given) -> tuple[Cursor | None, bool]:
     """The place to go on behind, None for the log's end; and whether to begin with the first event instead."""
-    resumed = _resumed(request)
-    if resumed is not None:
-        return Cursor.parse(resumed), False
-    match request.query_params.get("from", "now"):
-        case "now":
-            return None, False
-        case "start":
-            return None, True
-        case other:
-            raise bad_request(
-                "bad-parameter", f"from must be now or start, not {other[:40]!r}; to go on somewhere use after"
-            )
+    last = _resumed(request)
+    if last is not None:
+        return Cursor.parse(last), False
+    _refuse_both(query, AFTER, _FEED_FROM)
+    return query[AFTER], query[_FEED_FROM]
 
 
 def _resumed(request: Request) -> str | None:
-    """The id that the reader has. The header wins: a browser repeats its first address, and adds the header."""
-    last = header(request, b"last-event-id")
-    if last:
-        return last
-    after = request.query_params.get("after")
-    if after is not None and "from" in request.query_params:
+    """The id that the reader has. It wins: a browser repeats its first address, and adds the header."""
+    return header(request, b"last-event-id") or None
+
+
+def _refuse_both(query: Given, after: Parameter[Any], begin: Parameter[Any]) -> None:
+    if after in query and begin in query:
         raise bad_request("bad-parameter", "say where to begin with after or with from, not with both")
-    return after
-
-
-def _version(text: str) -> int:
-    if not _VERSION.fullmatch(text) or int(text) > VERSION_MAX:
-        raise BadCursor(text[:40])
-    return int(text)
-
-
-def _choice(request: Request, name: str, meant: str) -> bool:
-    """A query parameter that has one meaning or is left out."""
-    given = request.query_params.get(name)
-    if given not in {None, meant}:
-        raise bad_request("bad-parameter", f"{name} can only be {meant}, not {str(given)[:40]!r}")
-    return given is not None
 
 
 def streams_of(request: Request) -> Streams:

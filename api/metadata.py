@@ -3,24 +3,18 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.parameters import VERSION_MAX, Query, moment, whole_number
 from api.problems import bad_request
 from api.rendering import json_response, unapplied_members
-from api.requests import (
-    VERSION_MAX,
-    caller_of,
-    check_query,
-    expected_versions,
-    has_version,
-    log_of,
-    moment,
-    read,
-    run_id_of,
-    whole_number,
-)
+from api.requests import caller_of, expected_versions, has_tag, log_of, read, run_id_of
 from api.scopes import judge_family
 from ledger.bodies import METADATA_CHANGE
 from ledger.writes import UnappliedOperation
 from projections import values
+
+_VERSION = whole_number("version", 1, VERSION_MAX, "As it stood after so many events.")
+_AT = moment("at", "As it stood after the last event recorded by then. Not together with `version`.")
+STATE = Query(_VERSION, _AT)
 
 
 async def metadata(request: Request) -> Response:
@@ -33,8 +27,8 @@ async def get_metadata(request: Request) -> Response:
     run_id = run_id_of(request)
     log = log_of(request)
     if request.scope["query_string"]:
-        check_query(request, {"version", "at"})
-        version, at = whole_number(request, "version", 1, VERSION_MAX), moment(request, "at")
+        query = STATE.of(request)
+        version, at = query[_VERSION], query[_AT]
         if version is not None and at is not None:
             raise bad_request("bad-parameter", "ask for a version or for a moment, not for both")
         snapshot = await log.metadata(run_id, version=version, at=at)
@@ -43,7 +37,7 @@ async def get_metadata(request: Request) -> Response:
         current = await log.current(run_id)
         text, number, size = current.text, current.version, current.size_bytes
     headers = {"ETag": f'"{number}"'}
-    if has_version(request, number):
+    if has_tag(request, str(number)):
         return Response(status_code=304, headers=headers)
     body = (
         f'{{"metadata":{text},"metadataType":"application/json","version":{number},'

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from api.client import Failed, path_of, without_controls
+from api.client import Client, Failed, path_of, without_controls
 from api.rendering import report_members, verified_members
 from api.terminal import (
     AsJson,
@@ -171,19 +171,17 @@ def erase(
 ) -> None:
     """Erase what ever stood at a key of a run, for good: from its events, its metadata and the file."""
     from ledger.inspection import existing_file  # noqa: PLC0415 - Loads the database driver.
-    from ledger.ledger import Ledger  # noqa: PLC0415
-    from ledger.log import Erased  # noqa: PLC0415
-    from ledger.writes import ANONYMOUS, Caller  # noqa: PLC0415
 
-    settings = _settings(database_url, environment)
-    database = existing_file(settings.database_url)
     if sweep_only:
+        database = existing_file(_database_url(database_url))
         if run_id is not None or key is not None or reason is not None:
             raise Failed("--sweep erases nothing by itself; leave out the run, --key and --reason")
         if database is None:
             raise Failed(f"--sweep is for a SQLite file; {_WHERE_POSTGRES_KEEPS_IT}")
         _sweep(database)
         return
+    settings = load_settings(database_url=database_url, environment=environment)
+    database = None if settings.url is not None else existing_file(settings.database_url)
     if run_id is None or key is None or reason is None:
         raise Failed("say what to erase and why: run-ledger erase RUN --key KEY --reason TEXT")
     path = _path(key, take_literally)
@@ -191,27 +189,27 @@ def erase(
         asked = without_controls(f"Erase {path} from every event of {run_id}? It cannot be undone.")
         if not typer.confirm(asked):
             raise Failed("nothing was erased")
+    if settings.url is not None:
+        body = {"key": key, "reason": reason, "literal": take_literally}
 
-    async def work(ledger: Ledger) -> Erased:
-        log = await ledger.existing_log(settings.environment, run_id)
-        try:
-            return await log.erase(run_id, path, reason, Caller(actor=actor or ANONYMOUS))
-        except ValueError as error:
-            raise Failed(str(error)) from error
+        async def work(client: Client) -> None:
+            named = body if actor is None else {**body, "actor": actor}
+            erased = await client.send("POST", path_of(run_id, "metadata/erase"), named)
+            _print_erased(path, run_id, erased["erased"], erased["version"])
 
-    erased = _with_ledger(settings.database_url, work)
-    print(
-        without_controls(
-            f"erased {path} from {_count(erased.events, 'event')} of {run_id}, "
-            f"which is at version {erased.version} now"
+        run_work(work, database_url, environment)
+        print(
+            "The server's files may hold it still, in free pages: there, stop the server and run: "
+            "run-ledger erase --sweep"
         )
-    )
-    if database is None:
-        print(f"What was erased is in no answer any more; {_WHERE_POSTGRES_KEEPS_IT}")
-        print("Backups and exports still hold it, and so may logs of programs that read it.")
-        return
-    _sweep(database)
-    print("Backups, exports and copies of this file still hold it, and so may logs of programs that read it.")
+    else:
+        _erase_in(settings, run_id, path, reason, actor)
+        if database is not None:
+            _sweep(database)
+        else:
+            print(f"What was erased is in no answer any more; {_WHERE_POSTGRES_KEEPS_IT}")
+    copied = "them" if database is None else "this file"
+    print(f"Backups, exports and copies of {copied} still hold it, and so may logs of programs that read it.")
 
 
 def rebuild(
@@ -260,6 +258,30 @@ def rebuild(
 
 
 # --- what they share ---
+
+
+def _erase_in(settings: Settings, run_id: str, path: KeyPath, reason: str, actor: str | None) -> None:
+    from ledger.ledger import Ledger  # noqa: PLC0415 - As above.
+    from ledger.log import Erased  # noqa: PLC0415
+    from ledger.writes import ANONYMOUS, Caller  # noqa: PLC0415
+
+    async def work(ledger: Ledger) -> Erased:
+        log = await ledger.existing_log(settings.environment, run_id)
+        try:
+            return await log.erase(run_id, path, reason, Caller(actor=actor or ANONYMOUS))
+        except ValueError as error:
+            raise Failed(str(error)) from error
+
+    erased = _with_ledger(settings.database_url, work)
+    _print_erased(path, run_id, erased.events, erased.version)
+
+
+def _print_erased(path: KeyPath, run_id: str, events: int, version: int) -> None:
+    print(
+        without_controls(
+            f"erased {path} from {_count(events, 'event')} of {run_id}, which is at version {version} now"
+        )
+    )
 
 
 def _verify_run(run_id: str, as_json: bool, database_url: str | None, environment: str | None) -> None:

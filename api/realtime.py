@@ -20,7 +20,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -29,6 +29,7 @@ from starlette.responses import Response
 
 from api.access import may_stay
 from api.live import streams_of, whose_streams
+from api.parameters import Given, Parameter, Query, out_of_bounds, parameter, text
 from api.problems import Problem, bad_request
 from api.rendering import json_response
 from api.requests import log_of, run_id_of
@@ -44,6 +45,7 @@ from ledger.states import Mark, Members, RunState, StatesPage
 from ledger.subscriptions import Subscription
 from projections import values
 from projections.size import TAGS_MAX
+from projections.times import Microseconds
 
 CREATED_WITHIN_DEFAULT = "24h"  # how old runs may be that a tag feed shows; the reference server's
 
@@ -57,6 +59,71 @@ _MICROSECONDS = 1_000_000  # in a second
 assert TAGS_MAX < _TAG_PLACES
 
 
+def _read_offset(text: str) -> tuple[int, int] | None:
+    found = _OFFSET.fullmatch(text)
+    if found is None and text != "-1":
+        raise bad_request("bad-offset", f"offset must be -1, or what electric-offset said, not {text[:40]!r}")
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def _read_tags(text: str) -> frozenset[str]:
+    tags = frozenset(tag for tag in text.split(",") if tag.strip())
+    if len(tags) > TAGS_MAX:
+        raise out_of_bounds(f"a run has at most {TAGS_MAX} tags, so none has all of these {len(tags)}", TAGS_MAX)
+    return tags
+
+
+def _read_window(text: str) -> Microseconds:
+    """How long ago a run may have been created; empty is the same as left out."""
+    found = _WINDOW.fullmatch(text or CREATED_WITHIN_DEFAULT)
+    if found is None:
+        raise bad_request("bad-parameter", f"createdAt must be a duration such as 1h or 7d, not {text[:40]!r}")
+    return int(found[1]) * _SECONDS[found[2]] * _MICROSECONDS
+
+
+_PLACE: Parameter[tuple[int, int] | None] = parameter(
+    "offset",
+    _read_offset,
+    {"type": "string", "pattern": f"^(-1|{_OFFSET.pattern})$", "default": "-1"},
+    "Go on behind this `electric-offset`; -1 is the beginning.",
+    default=None,
+)
+_KNOWN = text("handle", "The `electric-handle` that the offset came with.")
+_LIVE = parameter(
+    "live",
+    lambda text: text == "true",
+    {"type": "string", "examples": ["true"]},
+    "`true`: where there is nothing behind the offset yet, hold the answer until there is, for some seconds.",
+    default=False,
+)
+_SKIPPED: Parameter[frozenset[str]] = parameter(
+    "skipColumns",
+    lambda text: frozenset(name.strip() for name in text.split(",")),
+    {"type": "array", "items": {"type": "string"}},
+    "Columns to leave out; those that the SDK cannot do without are sent all the same.",
+    default=frozenset(),
+)
+_TAGS: Parameter[frozenset[str]] = parameter(
+    "tags",
+    _read_tags,
+    {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    f"The tags, at most {TAGS_MAX}, all of which a run has to have.",
+    default=frozenset(),
+    is_required=True,
+)
+_WITHIN = parameter(
+    "createdAt",
+    _read_window,
+    {"type": "string", "pattern": f"^({_WINDOW.pattern})?$", "default": CREATED_WITHIN_DEFAULT},
+    "How long ago a run may have been created, such as 1h or 7d.",
+    default=_read_window(CREATED_WITHIN_DEFAULT),
+)
+
+# Clients of the protocol send more, such as `cursor`, which makes addresses differ and means nothing.
+FEED = Query(_PLACE, _KNOWN, _LIVE, _SKIPPED, takes_others=True)
+TAGS_FEED = Query(_TAGS, _WITHIN, _PLACE, _KNOWN, _LIVE, _SKIPPED, takes_others=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """
@@ -66,6 +133,7 @@ class _Asked:
         offset: How far its reader is, None at the beginning.
         handle: What it follows, None at the beginning.
         is_live: It may be held.
+        since: When a run has to have been created to be in the feed, in microseconds.
         skipped: Columns that the reader does not want, or may not have.
     """
 
@@ -73,12 +141,13 @@ class _Asked:
     handle: str | None
     is_live: bool
     skipped: Collection[str]
+    since: Microseconds = 0
 
 
 async def run_feed(request: Request) -> Response:
     """Answer a run, then its next version, as soon as there is one."""
     run_id = run_id_of(request)
-    asked = _asked(request)
+    asked = _asked(request, FEED.of(request))
     log = log_of(request)
     handle = _handle((await log.end()).epoch, 0, "run", run_id)
     if asked.offset is None:
@@ -104,30 +173,36 @@ async def run_feed(request: Request) -> Response:
 
 async def tags_feed(request: Request) -> Response:
     """Answer the runs that have all of some tags, then the next version of any of them."""
-    tags = _tags(request)
+    query = TAGS_FEED.of(request)
+    tags = query[_TAGS]
+    if not tags:
+        raise bad_request("bad-parameter", "tags is missing; name the tags, separated by commas")
     judge_tags(request, tags)
-    return await _members_feed(request, Members(tags=tags, within=readable(request)), ("tags", *sorted(tags)))
+    asked = replace(_asked(request, query), since=_since(query, log_of(request)))
+    members = Members(tags=tags, within=readable(request))
+    return await _members_feed(request, asked, members, ("tags", *sorted(tags)))
 
 
 async def batch_feed(request: Request) -> Response:
     """Answer the runs of a batch, then the next version of any of them."""
     batch: str = request.path_params["batch_id"]
-    if "handle" not in request.query_params:
+    query = FEED.of(request)
+    if not BATCH_ID.fullmatch(batch):
+        raise BatchNotFound(batch)
+    if _KNOWN not in query:
         log = log_of(request)
-        if not BATCH_ID.fullmatch(batch):
-            raise BatchNotFound(batch)
         await log.batch(batch)
         if readable(request) is not None:
             visible_batch(request, await log.batch_details(batch))
-    return await _members_feed(request, Members(batch=batch, within=readable(request)), ("batch", batch))
+    members = Members(batch=batch, within=readable(request))
+    return await _members_feed(request, _asked(request, query), members, ("batch", batch))
 
 
-async def _members_feed(request: Request, members: Members, question: Sequence[str]) -> Response:
+async def _members_feed(request: Request, asked: _Asked, members: Members, question: Sequence[str]) -> Response:
     """Answer runs that belong together: all of them, in pages, then what happens to them."""
-    asked = _asked(request)
     log = log_of(request)
     epoch = (await log.end()).epoch
-    since = _since(request, log) if members.tags else 0
+    since = asked.since
     if asked.offset is not None:
         known = _HANDLE.fullmatch(asked.handle or "")
         if known is None or asked.handle != _handle(epoch, int(known[1]), *question):
@@ -240,53 +315,29 @@ async def _check_still_admitted(request: Request) -> None:
         )
 
 
-def _asked(request: Request) -> _Asked:
+def _asked(request: Request, query: Given) -> _Asked:
     """
-    What a poll says. Further parameters are those of other clients of the protocol, and mean nothing here.
+    What a poll says.
 
     Raises:
         Problem: 400; it says something impossible.
     """
-    query = request.query_params
-    offset = query.get("offset", "-1")
-    found = _OFFSET.fullmatch(offset)
-    if found is None and offset != "-1":
-        raise bad_request("bad-offset", f"offset must be -1, or what electric-offset said, not {offset[:40]!r}")
-    handle = query.get("handle")
-    if found is not None and handle is None:
+    offset, handle = query[_PLACE], query[_KNOWN]
+    if offset is not None and handle is None:
         raise bad_request("bad-offset", "an offset goes with the handle that electric-handle said; send both")
     token = token_of(request)
-    skipped = {name.strip() for name in query.get("skipColumns", "").split(",")}
+    skipped = query[_SKIPPED]
     return _Asked(
-        offset=None if found is None else (int(found[1]), int(found[2])),
+        offset=offset,
         handle=handle,
-        is_live=query.get("live") == "true" and request.method != "HEAD",
+        is_live=query[_LIVE] and request.method != "HEAD",
         skipped=skipped if token is None else skipped | token.skipped_columns,
     )
 
 
-def _tags(request: Request) -> frozenset[str]:
-    tags = frozenset(tag for tag in request.query_params.get("tags", "").split(",") if tag.strip())
-    if not tags:
-        raise bad_request("bad-parameter", "tags is missing; name the tags, separated by commas")
-    if len(tags) > TAGS_MAX:
-        raise Problem(
-            422,
-            "out-of-bounds",
-            "The request is past a bound",
-            f"a run has at most {TAGS_MAX} tags, so none has all of these {len(tags)}",
-            {"limit": TAGS_MAX},
-        )
-    return tags
-
-
-def _since(request: Request, log: Log) -> int:
-    """When a run has to have been created to be in the feed, in microseconds."""
-    text = request.query_params.get("createdAt") or CREATED_WITHIN_DEFAULT
-    found = _WINDOW.fullmatch(text)
-    if found is None:
-        raise bad_request("bad-parameter", f"createdAt must be a duration such as 1h or 7d, not {text[:40]!r}")
-    return max(0, log.now() - int(found[1]) * _SECONDS[found[2]] * _MICROSECONDS)
+def _since(query: Given, log: Log) -> Microseconds:
+    """When a run has to have been created to be in the feed."""
+    return max(0, log.now() - query[_WITHIN])
 
 
 def _handle(epoch: str, since: int, *question: str) -> str:

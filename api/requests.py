@@ -1,29 +1,24 @@
-"""What every handler reads from a request: its body, conditions, idempotency key, query and caller."""
+"""What every handler reads from a request beside its query: body, conditions, idempotency key and caller."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncGenerator, AsyncIterator
 from hashlib import sha256
 from typing import TypeVar
 
 from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect, Request
 
+from api.parameters import NO_QUERY
 from api.problems import Problem, bad_request, run_not_found
 from api.tokens import PublicToken
 from ledger.keys import ApiKey
 from ledger.log import Log
-from ledger.reads import Point
 from ledger.run_ids import RUN_ID
 from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
 from projections import values
-from projections.errors import BadPath
-from projections.paths import Path, parse_key
 from projections.size import BODY_BYTES_MAX
-from projections.times import Microseconds, parse_time
 
 HOLDER = "public token"  # For whom a key acts, as the history says it, where one of its tokens was shown.
-VERSION_MAX = 2**53  # A version is a JSON number.
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255  # characters; the bound that Stripe publishes for the same header
 
 UNREAD_BYTES_MAX = 160 * 2**20  # bytes that are read to nowhere: more than the largest batch of the SDK
@@ -31,9 +26,15 @@ UNREAD_BYTES_MAX = 160 * 2**20  # bytes that are read to nowhere: more than the 
 _NDJSON_TYPE = re.compile(r"application/(x-)?ndjson\s*(;.*)?", re.IGNORECASE)
 _JSON_TYPE = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
-_ENTITY_TAG = re.compile(r'\s*((?:W/)?)"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_TAG = r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*'
+_ENTITY_TAG = re.compile(f"{_TAG}(?:,|$)")
+_KEY = f"[ -~\xa1-\xac\xae-\xff]{{1,{IDEMPOTENCY_KEY_CHARACTERS_MAX}}}"  # What of Latin-1 can be printed.
+_IDEMPOTENCY_KEY = re.compile(_KEY)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_SPACE_FOR_PLUS = re.compile(r" (?=\d\d(:?\d\d)?$)")
+
+# What the headers that are read here may say, as the contract tells it.
+ENTITY_TAGS_PATTERN = rf"^([ \t]*\*[ \t]*|({_TAG},)*{_TAG},?)$"
+IDEMPOTENCY_KEY_PATTERN = f'^("{_KEY}"|{_KEY})$'
 
 _Body = TypeVar("_Body")
 
@@ -148,7 +149,7 @@ async def _whole(request: Request) -> bytes:
 async def read_optional(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, IdempotencyKey | None]:
     """As `read`, of a body that may be left out and then says nothing."""
     if request.scope["query_string"]:
-        check_query(request, frozenset())
+        NO_QUERY.of(request)
     body = await _whole(request)
     if body:
         _refuse_other_than_json(request)
@@ -166,7 +167,7 @@ async def read(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, Id
         ValidationError: It says something impossible.
     """
     if request.scope["query_string"]:
-        check_query(request, frozenset())
+        NO_QUERY.of(request)
     body = await read_bytes(request)
     parsed = adapter.validate_python(values.parse(body))
     return parsed, idempotency_key(request, body)
@@ -185,7 +186,7 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
             return None
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    if not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX or not key.isprintable():
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise bad_request(
             "bad-idempotency-key",
             f"an idempotency key has 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable characters, "
@@ -211,12 +212,12 @@ def expected_versions(request: Request) -> frozenset[int] | None:
     return frozenset(int(tag) for weak, tag in tags if not weak and _VERSION.fullmatch(tag))
 
 
-def has_version(request: Request, version: int) -> bool:
-    """Whether `If-None-Match` says that the caller has this version already (weak comparison)."""
+def has_tag(request: Request, tag: str) -> bool:
+    """Whether `If-None-Match` says that the caller has what this entity tag stands for (weak comparison)."""
     if header(request, b"if-none-match") is None:
         return False
     tags = _entity_tags(request, "if-none-match")
-    return tags is None or any(tag == str(version) for _, tag in tags)
+    return tags is None or any(shown == tag for _, shown in tags)
 
 
 def caller_of(request: Request, actor: str | None) -> Caller:
@@ -232,120 +233,10 @@ def caller_of(request: Request, actor: str | None) -> Caller:
     return Caller(actor=key.name, on_behalf_of=actor, traceparent=trace)
 
 
-def check_query(
-    request: Request,
-    known: AbstractSet[str],
-    *,
-    repeatable: AbstractSet[str] = frozenset(),
-    is_known: Callable[[str], bool] = lambda _: False,
-) -> None:
-    """
-    Refuse a query parameter that means nothing here, or that is given twice: it would be ignored in silence.
-
-    Args:
-        request: The request.
-        known: The parameters that mean something here.
-        repeatable: Those of them that may be given several times.
-        is_known: Tells of a parameter that is not listed whether it means something, any number of times.
-
-    Raises:
-        Problem: 400.
-    """
-    query = request.query_params
-    names = [name for name, _ in query.multi_items()]
-    for name in names:
-        if is_known(name):
-            continue
-        if name not in known:
-            allowed = f"there are {', '.join(sorted(known))}" if known else "this route takes none"
-            raise bad_request("unknown-parameter", f"unknown query parameter {name!r}; {allowed}")
-        if names.count(name) > 1 and name not in repeatable:
-            raise bad_request("repeated-parameter", f"the query parameter {name!r} is given twice")
-
-
-def whole_number(request: Request, name: str, low: int, high: int) -> int | None:
-    """
-    A query parameter that counts something, None when it is not there.
-
-    Raises:
-        Problem: 400 for what is no number, 422 for one outside *low* to *high*.
-    """
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not re.fullmatch(r"-?[0-9]{1,19}", text):
-        raise bad_request("bad-parameter", f"{name} must be a whole number, not {text[:40]!r}")
-    number = int(text)
-    if not low <= number <= high:
-        raise Problem(
-            422,
-            "out-of-bounds",
-            "The request is past a bound",
-            f"{name} must lie within {low} and {high}, not be {number}",
-            {"limit": high},
-        )
-    return number
-
-
-def moment(request: Request, name: str) -> Microseconds | None:
-    """
-    A query parameter that is a time, None when it is not there.
-
-    Raises:
-        Problem: 400.
-    """
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        return time_of(text)
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"{name}: {error}") from error
-
-
-def time_of(text: str) -> Microseconds:
-    """
-    A time in a query, where a plus sign that was not percent-encoded arrives as a space.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return parse_time(_SPACE_FOR_PLUS.sub("+", text))
-
-
-def point(request: Request, name: str) -> Point:
-    """
-    A query parameter that names a state: digits are a version, anything else a time; without it the current one.
-
-    Raises:
-        Problem: 400 for what is neither, 422 for a version that no run can have.
-    """
-    text = request.query_params.get(name)
-    if text is not None and re.fullmatch("-?[0-9]+", text):
-        return Point(version=whole_number(request, name, 1, VERSION_MAX))
-    return Point(at=moment(request, name))
-
-
-def key_path(request: Request) -> Path | None:
-    """
-    The query parameter `key`, which reads like the key of an operation; None when it is not there.
-
-    Raises:
-        Problem: 400.
-    """
-    text = request.query_params.get("key")
-    if text is None:
-        return None
-    try:
-        return parse_key(text)
-    except BadPath as error:
-        raise bad_request("bad-path", str(error)) from error
-
-
 def _entity_tags(request: Request, condition: str) -> list[tuple[bool, str]] | None:
     """The tags of a condition as (weak, tag), None when there is no condition or it is `*`."""
     text = header(request, condition.encode())
-    if text is None or text.strip() == "*":
+    if text is None or text.strip(" \t") == "*":
         return None
     tags = []
     start = 0

@@ -6,25 +6,15 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import filters, scopes
+from api import cursors, filters, scopes
 from api.auth import token_headers
-from api.cursors import cursors_of
+from api.parameters import NO_QUERY, Given, Parameter, Query, moment, one_of, whole_number
 from api.problems import bad_request
 from api.rendering import audit_members, details_members, json_response, run_members, unapplied_members
-from api.requests import (
-    caller_of,
-    check_query,
-    expected_versions,
-    log_of,
-    moment,
-    read,
-    read_optional,
-    run_id_of,
-    whole_number,
-)
+from api.requests import caller_of, expected_versions, log_of, read, read_optional, run_id_of
 from api.token_scopes import judge_list
 from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
-from ledger.finding import Sort
+from ledger.finding import RunsPage, Sort
 from ledger.log import Created
 from projections import values
 from projections.filters import RunFilter
@@ -34,7 +24,18 @@ from projections.values import JsonObject
 PAGE_DEFAULT = 25  # runs; the reference server's
 PAGE_MAX = 100  # runs; the reference server's bound
 
-_QUERY = {"page[size]", "page[after]", "page[before]", "asOf", "sort", "include", *filters.NAMES}
+_SIZE = whole_number("page[size]", 1, PAGE_MAX, "Runs on a page.", default=PAGE_DEFAULT)
+AS_OF = moment("asOf", "The runs as they stood then, with the filters meaning what held then.")
+_SORT = one_of(
+    "sort",
+    {one.value: one for one in Sort},
+    "The order: by creation or by the last event, newest first where it begins with `-`.",
+    default=Sort.NEWEST,
+    usual=Sort.NEWEST.value,
+)
+_INCLUDE = one_of("include", {"progress": True}, "Show the progress of each run, as it is now.", default=False)
+FINDING: tuple[Parameter[Any], ...] = (_SIZE, cursors.AFTER, cursors.BEFORE, _SORT, AS_OF, *filters.PARAMETERS)
+LIST = Query(*FINDING, _INCLUDE)
 
 
 async def create(request: Request) -> Response:
@@ -59,7 +60,7 @@ async def trigger(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """Answer a run with its metadata, payload, output and error."""
-    check_query(request, frozenset())
+    NO_QUERY.of(request)
     details = await log_of(request).run(run_id_of(request))
     shown = scopes.without_hidden_relatives(request, details)
     return json_response(values.dump(details_members(shown)))
@@ -100,27 +101,12 @@ async def add_tags(request: Request) -> Response:
 
 async def list_runs(request: Request) -> Response:
     """Answer one page of runs, newest first unless asked otherwise, as they are or as they stood."""
-    check_query(request, _QUERY, is_known=filters.is_condition)
-    cursors = cursors_of(request)
+    query = LIST.of(request)
+    with_progress = query[_INCLUDE]
+    if with_progress and query[AS_OF] is not None:
+        raise bad_request("bad-parameter", "include=progress tells of now; leave out asOf")
+    page = await find(request, query)
     log = log_of(request)
-    at = moment(request, "asOf")
-    wanted = filters.run_filter(request, log.now if at is None else lambda: at)
-    judge_list(request, wanted.tasks)
-    asked: dict[str, Any] = {
-        "limit": whole_number(request, "page[size]", 1, PAGE_MAX) or PAGE_DEFAULT,
-        "after": cursors.after,
-        "before": cursors.before,
-        "wanted": wanted,
-        "sort": filters.sort_of(request),
-        "within": scopes.readable(request),
-    }
-    with_progress = _include(request, is_past=at is not None)
-    if at is None:
-        page = await log.runs(**asked)
-    else:
-        _refuse_of_the_past(wanted, asked["sort"])
-        page = await log.runs_as_of(at, **asked)
-    pagination = cursors.pagination(page.next, page.previous)
     environment: JsonObject = {"id": log.environment, "name": log.environment}
     audits = await log.audits([run.id for run in page.items]) if with_progress else {}
     data: list[JsonValue] = []
@@ -129,17 +115,39 @@ async def list_runs(request: Request) -> Response:
         if run.id in audits:
             members["progress"] = audit_members(audits[run.id])
         data.append(members)
+    pagination = cursors.cursors_of(query).pagination(page.next, page.previous)
     return json_response(values.dump({"data": data, "pagination": pagination}))
 
 
-def _include(request: Request, *, is_past: bool) -> bool:
-    """Whether the progress of each run is asked for."""
-    given = request.query_params.get("include")
-    if given not in {None, "progress"}:
-        raise bad_request("bad-parameter", f"include can only be progress, not {str(given)[:40]!r}")
-    if given is not None and is_past:
-        raise bad_request("bad-parameter", "include=progress tells of now; leave out asOf")
-    return given is not None
+async def find(request: Request, query: Given) -> RunsPage:
+    """
+    The page of runs that a query asks for, of those that the caller may read.
+
+    Args:
+        request: The request.
+        query: What it says of all `FINDING`.
+
+    Raises:
+        Problem: 400; it asks of the past what is only known of now.
+        BadCursor: There is no such page.
+    """
+    place = cursors.cursors_of(query)
+    at, sort = query[AS_OF], query[_SORT]
+    log = log_of(request)
+    wanted = filters.run_filter(query, log.now if at is None else lambda: at)
+    judge_list(request, wanted.tasks)
+    asked: dict[str, Any] = {
+        "limit": query[_SIZE],
+        "after": place.after,
+        "before": place.before,
+        "wanted": wanted,
+        "sort": sort,
+        "within": scopes.readable(request),
+    }
+    if at is None:
+        return await log.runs(**asked)
+    _refuse_of_the_past(wanted, sort)
+    return await log.runs_as_of(at, **asked)
 
 
 def _refuse_of_the_past(wanted: RunFilter, sort: Sort) -> None:

@@ -82,9 +82,11 @@ NEEDS: dict[tuple[str, str], Need | None] = {
     ("POST", "/api/v1/auth/public-tokens"): Need(None, "key"),
     ("GET", "/api/v1/events"): Need("read", "all"),
     ("GET", "/api/v1/events/live"): Need("read", "all"),
+    ("GET", "/metrics"): Need("read", "all"),
     # No key: what asks these has none, and they tell nothing of any run.
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/openapi.json"): None,
 }
 
 # The pages are for browsers, which sign in: what is refused sends them to the form, and is no problem body.

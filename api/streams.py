@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from api import metrics
 from api.problems import Problem
 from ledger.errors import SubscriptionEnded, Unavailable
 from ledger.feed import FeedEvent
@@ -135,12 +136,15 @@ class Streams:
     def add(self, stream: Ending) -> None:
         """A stream is being sent."""
         self._open.add(stream)
+        metrics.stream_opened()
         if self._closing:
             stream.end()
 
     def discard(self, stream: Ending) -> None:
         """A stream is no longer being sent."""
-        self._open.discard(stream)
+        if stream in self._open:
+            self._open.remove(stream)
+            metrics.stream_closed()
 
     def close(self) -> None:
         """End all streams; those whose readers do not take the end are cut."""

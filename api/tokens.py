@@ -2,9 +2,8 @@
 Public tokens: what a browser may hold in the place of an API key.
 
 A token is a JWT that is signed with the text of an API key, by the Trigger.dev SDK itself or by this server. It
-may do what its scopes say and its key may, and it dies with its key. Its `sub` names that key, as
-`<environment>_<id>`: the public part of the key's own text. So a token leads to one environment before anything is
-looked up, and with a `sub` of another environment there is no key that verifies it.
+may do what its scopes say and its key may, and it dies with its key. Its `sub` is the id of that key, which leads
+to the one environment that the key opens. (Should an id ever lead to two, the signature says which one is meant.)
 
     action[:type[:id]]     a scope: read:runs:run_1, trigger:tasks:import, read:tags:nightly, read
 
@@ -41,7 +40,7 @@ MINTED_LIFE_S_MAX = 30 * 86_400  # seconds; the reference server's bound for tok
 Action = Literal["read", "write", "trigger", "batchTrigger"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-_SUBJECT = re.compile(r"([a-z][a-z0-9-]{0,31})_([a-z0-9]{16})")
+_KEY_ID = re.compile(r"[a-z0-9]{16}")
 _MICROSECONDS = 1_000_000  # in a second
 _YEAR_9999_S = parse_time("9999-01-01T00:00:00Z") // _MICROSECONDS
 
@@ -150,10 +149,13 @@ class Tokens:
             KeyRefused: Its key opens nothing any more.
             Unavailable: The database cannot be read.
         """
-        environment, key_id = _named_key(text)
-        claims = _verified(text, await self._key_text(environment, key_id))
-        token = _read(text, claims, self._keys.now())
-        return await self._keys.admit_signer(environment, key_id), token
+        key_id = _named_key(text)
+        for environment in await self._keys.environments_of(key_id):
+            claims = _verified(text, await self._key_text(environment.name, key_id))
+            if claims is not None:
+                token = _read(text, claims, self._keys.now())
+                return await self._keys.admit_signer(environment.name, key_id), token
+        raise _bad("it is not signed with an API key of this ledger")
 
     async def sign(self, key: ApiKey, scopes: Sequence[str], expires_s: int, **claims: Any) -> str | None:
         """
@@ -175,7 +177,7 @@ class Tokens:
         if text is None:
             return None
         now_s = self._keys.now() // _MICROSECONDS
-        return signed(text, subject_of(key), scopes, now_s, expires_s, **claims)
+        return signed(text, key.id, scopes, now_s, expires_s, **claims)
 
     async def _key_text(self, environment: str, key_id: str) -> str | None:
         if self._master is None:
@@ -203,11 +205,6 @@ def is_token(text: str) -> bool:
     return "." in text and _TOKEN.fullmatch(text) is not None
 
 
-def subject_of(key: ApiKey) -> str:
-    """How a token names the key that it is signed with."""
-    return f"{key.environment.name}_{key.id}"
-
-
 def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expires_s: int, **claims: Any) -> str:
     """A token as the SDK signs one. Times are in seconds since 1970-01-01 UTC."""
     import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
@@ -225,8 +222,8 @@ def signed(secret: str, subject: str, scopes: Sequence[str], issued_s: int, expi
     return jwt.encode(payload, secret, ALGORITHM)
 
 
-def _named_key(text: str) -> tuple[str, str]:
-    """Environment and id of the key that a token says it is signed with; nothing of it is verified yet."""
+def _named_key(text: str) -> str:
+    """The id of the key that a token says it is signed with; nothing of it is verified yet."""
     import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
 
     if len(text) > TOKEN_CHARACTERS_MAX:
@@ -241,22 +238,21 @@ def _named_key(text: str) -> tuple[str, str]:
     if header.get("alg") != ALGORITHM or "crit" in header:
         raise _bad(f"it is not signed with {ALGORITHM}")
     subject = shown["payload"].get("sub")
-    named = _SUBJECT.fullmatch(subject) if isinstance(subject, str) else None
-    if named is None:
-        raise _bad("its sub names no API key; it is what POST /api/v1/auth/jwt/claims answers")
-    return named[1], named[2]
+    if not isinstance(subject, str) or not _KEY_ID.fullmatch(subject):
+        raise _bad("its sub is no id of an API key; it is what POST /api/v1/auth/jwt/claims answers")
+    return subject
 
 
-def _verified(text: str, key_text: str | None) -> Mapping[str, Any]:
-    """The claims of a token, once its signature is verified."""
+def _verified(text: str, key_text: str | None) -> Mapping[str, Any] | None:
+    """The claims of a token where a key signed it, None where it did not."""
     import jwt  # noqa: PLC0415 - Loads cryptography, which only tokens need.
 
     if key_text is None:
-        raise _bad("it is not signed with an API key of this ledger")
+        return None
     try:
         claims: Mapping[str, Any] = jwt.decode(text, key_text, [ALGORITHM], options=_SIGNATURE_ONLY)
-    except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
-        raise _bad("it is not signed with an API key of this ledger") from error
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        return None
     return claims
 
 

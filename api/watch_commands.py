@@ -48,6 +48,7 @@ def add_to(cli: typer.Typer) -> None:
 
 
 def watch(
+    context: typer.Context,
     run_id: Annotated[
         str | None,
         typer.Argument(
@@ -68,8 +69,9 @@ def watch(
 ) -> None:
     """Watch a run until it finishes, or the runs of a task until Ctrl-C; goes on after a server restart."""
     follows_many = task is not None or bool(tags) or bool(filters)
-    if follows_many and "RUN_LEDGER_RUN_ID" in os.environ:
-        run_id = None  # Within a run it is only the default.
+    source = context.get_parameter_source("run_id")
+    if follows_many and source is not None and source.name == "ENVIRONMENT":
+        run_id = None  # Within a run it is only the default; one that was named is refused below.
     if (run_id is None) != follows_many:
         raise typer.BadParameter("watch takes a run, or --task, --tag and --filter: run-ledger watch RUN")
 

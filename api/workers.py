@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
+from api import metrics
 from api.client import without_controls
 from api.server import SHUTDOWN_S, listening, serve_on
 from ledger.errors import LedgerError, UnusableDatabase
@@ -64,7 +65,7 @@ def serve_together(settings: Settings, host: str, port: int, count: int, ready: 
         with suppress(BlockingIOError):  # It was woken often enough.
             waker.send(b".")
 
-    with listening(settings, host, port) as listener, ExitStack() as stack:
+    with listening(settings, host, port) as listener, metrics.shared_by_processes(), ExitStack() as stack:
         woken, waker = map(stack.enter_context, socket.socketpair())
         waker.setblocking(False)  # A handler of signals must never wait.
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -112,6 +113,7 @@ def _watch(
                 )
                 workers.remove(dead)
                 dead.pipe.close()
+                metrics.forget_process(dead.process.pid or 0)
                 if not connection.wait([woken], RESTART_S):  # One that cannot start must not be started in a loop.
                     workers.append(_Worker(settings, listener))
 

@@ -1,13 +1,24 @@
 """What request bodies may say. Field names are camelCase on the wire; unknown members are ignored."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-from ledger.run_ids import RUN_ID, new_batch_id, new_run_id
+from ledger.run_ids import RUN_ID, RUN_ID_SCHEMA, new_batch_id, new_run_id
 from ledger.writes import (
     REASON_CHARACTERS_MAX,
     ChangeMetadata,
@@ -141,15 +152,31 @@ def _task(text: str) -> str:
     return text
 
 
-Task = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_task)]
+# What a validator asks beyond a type is said beside it, for the contract over HTTP.
+_Tag = Annotated[str, Field(max_length=TAG_CHARACTERS_MAX)]
+_TagsAsSent = Annotated[
+    _Tag | list[_Tag],
+    Field(description=f"One, or a list; at most {TAGS_MAX}. Blank ones and repeats are dropped."),
+]
+_NOT_BLANK: JsonDict = {"pattern": r"\S"}
+
+Task = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, json_schema_extra=_NOT_BLANK), AfterValidator(_task)]
 TriggerKey = Annotated[str, Field(min_length=1, max_length=2_048, pattern=r"^[^\x00]*$")]
-Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_name)]
-Reason = Annotated[str, Field(max_length=REASON_CHARACTERS_MAX), AfterValidator(_name)]
-RunId = Annotated[str, AfterValidator(_run_id)]
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, json_schema_extra=_NOT_BLANK), AfterValidator(_name)]
+Reason = Annotated[
+    str, Field(max_length=REASON_CHARACTERS_MAX, json_schema_extra=_NOT_BLANK), AfterValidator(_name)
+]
+RunId = Annotated[str, AfterValidator(_run_id), WithJsonSchema({**RUN_ID_SCHEMA})]
 Attempt = Annotated[int, Field(ge=1, le=ATTEMPT_MAX)]
-Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags)]
-Payload = Annotated[Value, AfterValidator(_payload)]
-Duration = Annotated[int, BeforeValidator(_ttl)]
+Tags = Annotated[tuple[str, ...], AfterValidator(_tag_bounds), BeforeValidator(_tags, _TagsAsSent)]
+Payload = Annotated[
+    Value,
+    AfterValidator(_payload),
+    Field(description=f"Any JSON, at most {PAYLOAD_BYTES_MAX:,} bytes; null is the same as nothing."),
+]
+Duration = Annotated[
+    int, BeforeValidator(_ttl, Annotated[str, Field(pattern=f"^{_DURATION.pattern}$", examples=["24h"])])
+]
 Operations = Annotated[tuple[AnyOperation, ...], Field(max_length=OPERATIONS_MAX, strict=False)]
 
 
@@ -194,9 +221,16 @@ class TriggerOptions(_Wire):
     tags: Tags = ()
     idempotency_key: TriggerKey | None = None
     idempotency_key_ttl: Duration | None = Field(
-        default=IDEMPOTENCY_TTL_S_DEFAULT, validation_alias="idempotencyKeyTTL"
+        default=IDEMPOTENCY_TTL_S_DEFAULT,
+        validation_alias="idempotencyKeyTTL",
+        json_schema_extra={"default": "30d"},
     )
-    idempotency_key_options: Annotated[dict[str, str] | None, BeforeValidator(_key_options)] = None
+    idempotency_key_options: Annotated[
+        dict[str, str] | None,
+        BeforeValidator(
+            _key_options, Annotated[Any, Field(description="What the SDK made the key of: `key` and `scope`.")]
+        ),
+    ] = None
     parent_run_id: RunId | None = None
 
 
@@ -240,7 +274,7 @@ class BatchItem(Trigger):
 class NewBatch(_Wire):
     """Make room for the runs of a batch."""
 
-    run_count: Annotated[int, Field(ge=1)]
+    run_count: Annotated[int, Field(ge=1, json_schema_extra={"maximum": BATCH_RUNS_MAX})]
     task_identifiers: list[Name] = Field(default_factory=list, description="The tasks that it is to hold runs of.")
     idempotency_key: TriggerKey | None = None
 
@@ -353,14 +387,27 @@ class MetadataChange(_Wire):
             )
 
 
+class Packet(TypedDict):
+    """What the metadata manager of the SDK hands over at the end of a run, by `stopAndReturnLastFlush`."""
+
+    data: NotRequired[
+        Annotated[
+            str | dict[str, JsonValue] | None, Field(description="A change of metadata, or JSON text of one.")
+        ]
+    ]
+    dataType: Literal["application/json", "application/super+json"]
+
+
 class NewStatus(_Wire):
     """Give a run another status."""
 
     status: AnyStatus
     attempt: Attempt | None = None
     output: Payload = None
-    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error)] | None = None
-    last_flush: Annotated[MetadataChange | None, BeforeValidator(_packet)] = None
+    error: Annotated[RunError, AfterValidator(_error_bounds), BeforeValidator(_error, RunError | str)] | None = (
+        None
+    )
+    last_flush: Annotated[MetadataChange | None, BeforeValidator(_packet, Packet | None)] = None
     actor: Name | None = None
 
     def command(self, run_id: str, expected: frozenset[int] | None = None) -> ChangeStatus:

@@ -20,7 +20,7 @@ from ledger.group import Group, Transaction, headers_text
 from ledger.heads import Head
 from ledger.refold import Refold, read_event
 from ledger.verify import verify_run
-from ledger.writes import Caller, Environment, EraseKey, Rules, Write, Written
+from ledger.writes import Caller, Environment, EraseKey, IdempotencyKey, Rules, Write, Written
 from projections import runs, values
 from projections.erasure import Cut, erased_key, find_cuts, redact
 from projections.events import Event, RunErased, new_event
@@ -35,11 +35,13 @@ def erase(
     environment: Environment,
     command: EraseKey,
     caller: Caller,
+    idempotency: IdempotencyKey | None,
     rules: Rules,
     clock: Callable[[], Microseconds] | None,
 ) -> Committed:
     """
-    Carry out an erasure within *transaction*, which has sent nothing yet.
+    Carry out an erasure within *transaction*, which has sent nothing yet; once, however often it is asked for
+    under one idempotency key.
 
     Returns:
         What was done; true only once committed.
@@ -48,10 +50,13 @@ def erase(
         RunNotFound: There is no such run.
         WrongExpectedVersion: It has none of the versions that were expected.
         NothingToErase: Nothing ever stood at the path; the transaction is to be rolled back.
+        IdempotencyConflict: The key was used for another request.
         Unsound: The run does not verify. To fold it anew would cover up what was done to it.
     """
     group = Group(transaction, environment, rules, clock)
-    group.read([Write(command, caller)])
+    group.read([Write(command, caller, idempotency)])
+    if idempotency is not None and (replay := group.replay(idempotency)) is not None:
+        return Committed([replay], group.recorded)
     head = group.named(command.run_id, command.expected)
     _, report = verify_run(transaction, environment.id, environment.name, command.run_id)
     if not report.is_sound:
@@ -81,11 +86,14 @@ def erase(
     head.run = runs.changed(head.run, snapshot, group.now)
     head.unsnapped_bytes = fold.unsnapped_bytes
     group.record(head, version, notes, head.run.attempt, caller.actor, headers_text(caller))
+    written = Written(head.run, redacted=len(redacted))
+    if idempotency is not None:
+        group.remember(idempotency, written)
     group.flush()
     run.clean_refusals(command)
     run.clean_remembered(command)
     run.close_erasure(number)
-    return Committed([Written(head.run, redacted=len(redacted))], group.recorded)
+    return Committed([written], group.recorded)
 
 
 class _Run:

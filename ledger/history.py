@@ -19,7 +19,7 @@ from ledger.reads import Page, Reader
 from ledger.writes import Refused
 from projections import values
 from projections.errors import BadPath
-from projections.events import Event
+from projections.events import Event, RunErased
 from projections.explain import Step, step, wiped_by
 from projections.history import effect, grown_bytes, metadata_after, touches
 from projections.metadata import Absent, value_at
@@ -30,6 +30,7 @@ from projections.values import JsonObject
 
 PAGE_BYTES_MAX = 8_388_608  # bytes of events and their values after which a page ends, so that it fits in memory
 BLOCK = 128  # versions that are looked for at once
+ERASED_AT_ONCE = 10  # `run.erased` events that are read at once, some 75 KB each
 AHEAD = 64  # events that are read at once
 JUMP = 8  # versions to pass over from which a look at the kept snapshots is cheaper than to fold them
 NEEDLE_CHARACTERS_MAX = 200  # characters of a key that events are searched for; the rest is compared afterwards
@@ -147,6 +148,25 @@ async def history(
                 return Page(found, has_next=True, has_previous=after is not None)
             found.append(one if isinstance(one, Event) else one.event)
     return Page(found, has_next=False, has_previous=after is not None)
+
+
+async def count_redacted(reader: Reader, environment_id: int, run_id: str, version: int) -> int:
+    """How many events lost something to the erasure whose last `run.erased` is *version* of the run."""
+    number: int | None = None
+    count = 0
+    before = version + 1
+    while True:
+        page = await history(
+            reader, environment_id, run_id, limit=ERASED_AT_ONCE, after=before, order="desc", key=None
+        )
+        for event in page.items:
+            if not isinstance(event.body, RunErased) or event.body.erasure != (number or event.body.erasure):
+                return count
+            number = event.body.erasure
+            count += len(event.body.redacted)
+            before = event.version
+        if not page.has_next:
+            return count
 
 
 async def entries(

@@ -139,6 +139,7 @@ class Keyring:
         self._clock = clock or _now
         self._closed = False
         self._environments: dict[str, Environment] = {}
+        self._places: dict[str, tuple[Environment, ...]] = {}
         self._known: dict[bytes, _Known] = {}
         self._unwritten: dict[tuple[int, str], Microseconds] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -167,6 +168,26 @@ class Keyring:
         if known is None or not await self._is_as_known(known):
             known = await self._look_up(text)
         return self._admitted(known)
+
+    async def environments_of(self, key_id: str) -> tuple[Environment, ...]:
+        """
+        Where there is a key with this id: keys never move, so what was found is not asked again.
+
+        Returns:
+            One environment, or none. Ids are random; should two keys ever have the same one, both places.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        known = self._places.get(key_id)
+        if known is None:
+            rows = await self._store.read(
+                lambda reader: reader.rows(statements.ENVIRONMENTS_OF_API_KEY, key_id=key_id)
+            )
+            known = tuple(Environment(row["environment_id"], row["name"]) for row in rows)
+            if known:
+                self._places[key_id] = known
+        return known
 
     async def signer(self, environment: str, key_id: str, master: bytes) -> Signer | None:
         """

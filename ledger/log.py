@@ -196,11 +196,13 @@ class Erased:
         run_id: The run.
         version: Its version.
         events: How many events lost something.
+        is_replay: The same request came before; nothing was erased now.
     """
 
     run_id: str
     version: int
     events: int
+    is_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -876,6 +878,7 @@ class Log:
         path: Path,
         reason: str,
         caller: Caller = NOBODY,
+        idempotency: IdempotencyKey | None = None,
         *,
         expected: frozenset[int] | None = None,
     ) -> Erased:
@@ -889,12 +892,18 @@ class Log:
             WrongExpectedVersion: It has none of the *expected* versions, None for any.
             NothingToErase: Nothing ever stood there.
             Unsound: The run does not verify.
+            IdempotencyConflict: The key was used for another request.
             ValueError: The reason is empty or too long.
             Unavailable: Nothing was written; try again.
         """
-        outcome = await self._write(
-            EraseKey(run_id=run_id, path=path, reason=reason, expected=expected), caller, None
-        )
+        command = EraseKey(run_id=run_id, path=path, reason=reason, expected=expected)
+        outcome = await self._write(command, caller, idempotency)
+        if isinstance(outcome, Replayed):
+            version = outcome.version
+            events = await self._store.read(
+                lambda reader: history.count_redacted(reader, self._environment.id, run_id, version)
+            )
+            return Erased(run_id, version, events, is_replay=True)
         assert isinstance(outcome, Written)
         return Erased(run_id, outcome.run.version, outcome.redacted)
 

@@ -5,11 +5,12 @@ import re
 import uuid_utils
 
 RUN_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
-
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-
+RUN_ID_SCHEMA = {"type": "string", "pattern": f"^{RUN_ID.pattern}$"}  # As JSON Schema says it.
 
 BATCH_ID = re.compile(r"batch_[0-9a-z]{25}")
+BATCH_ID_SCHEMA = {"type": "string", "pattern": f"^{BATCH_ID.pattern}$"}
+
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def new_run_id() -> str:

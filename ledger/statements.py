@@ -117,8 +117,16 @@ ENVIRONMENTS = select(environments).order_by(environments.c.environment_id)
 
 # --- keys ---
 
-# Whether any key was ever made: the one question about keys that is not about one environment.
+# Two questions about keys are not about one environment: whether any was ever made,
 ANY_API_KEY = select(api_keys.c.key_id).limit(1)
+
+# and where one is that is named by its id alone. Ids are random, so there is one such place at most.
+ENVIRONMENTS_OF_API_KEY = (
+    select(environments.c.environment_id, environments.c.name)
+    .join(api_keys, api_keys.c.environment_id == environments.c.environment_id)
+    .where(api_keys.c.key_id == bindparam("key_id"))
+    .order_by(environments.c.environment_id)
+)
 
 # What a request needs to know of a key.
 API_KEY = select(

@@ -200,8 +200,9 @@ def _commit_group(
     rules: Rules,
     clock: Callable[[], int] | None,
 ) -> Committed:
-    if isinstance(command := writes[0].command, EraseKey):
-        return erase(transaction, environment, command, writes[0].caller, rules, clock)
+    first = writes[0]
+    if isinstance(first.command, EraseKey):
+        return erase(transaction, environment, first.command, first.caller, first.idempotency, rules, clock)
     return commit_group(transaction, environment, writes, rules, clock)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainValidator
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from projections import values
@@ -50,17 +51,41 @@ def _key(value: object) -> object:
     return value
 
 
-Value = Annotated[JsonValue, PlainValidator(_value)]
-Object = Annotated[dict[str, JsonValue], PlainValidator(_object)]
-Number = Annotated[int | float, PlainValidator(_number)]
-Key = Annotated[str, BeforeValidator(_key), Field(strict=True)]
+# The second argument is what JSON may say there, which the contract over HTTP is made of.
+Value = Annotated[JsonValue, PlainValidator(_value, JsonValue)]
+Object = Annotated[dict[str, JsonValue], PlainValidator(_object, dict[str, JsonValue])]
+Number = Annotated[int | float, PlainValidator(_number, float)]
+Key = Annotated[
+    str,
+    BeforeValidator(_key),
+    Field(
+        strict=True,
+        description=f"A key, or a path where it begins with `$.`; at most {KEY_BYTES_MAX:,} bytes of UTF-8.",
+        json_schema_extra={"maxLength": KEY_BYTES_MAX},
+    ),
+]
+
+
+def _require_type(schema: JsonDict) -> None:
+    """On the wire the type must be said; its default is for those who make an operation in Python."""
+    properties, required = schema["properties"], schema.get("required", [])
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    if isinstance(kind := properties.get("type"), dict):
+        kind.pop("default", None)
+        schema["required"] = ["type", *required]
 
 
 class MetadataOperation(BaseModel):
     """What all operations have in common."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, strict=True
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        strict=True,
+        json_schema_extra=_require_type,
     )
 
     event_type: ClassVar[str]

@@ -64,4 +64,4 @@ def _six_digits(text: str) -> str:
     return re.sub(r"[.,](\d+)", lambda digits: f".{digits[1]:0<6.6}", text, count=1)
 
 
-Moment = Annotated[Microseconds, BeforeValidator(parse_time)]
+Moment = Annotated[Microseconds, BeforeValidator(parse_time, datetime)]

@@ -1,4 +1,4 @@
-"""Tests may be coroutines, and programs that they start hear Ctrl-C."""
+"""Tests may be coroutines and may ask for a browser, and programs that they start hear Ctrl-C."""
 
 import asyncio
 import inspect
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.browser import browser, chromium
 from tests.postgres import Server
+
+__all__ = ["browser", "chromium"]
 
 
 @pytest.fixture(scope="session")

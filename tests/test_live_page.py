@@ -1,4 +1,4 @@
-"""The examples of docs/live.md are run as they are written. (Not the browser's: it needs a browser.)"""
+"""The examples of docs/live.md are run as they are written, the browser's in a browser."""
 
 import re
 import subprocess
@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.api.server import PATIENCE_S, environment, serving
 from tests.api.test_live import Job
@@ -49,3 +50,34 @@ def test_an_example_prints_what_the_page_says(tmp_path: Path, language: str) -> 
     else:
         steps = ["1 run.created", "2 metadata.set", "3 run.status_changed", "3 finished"]
         assert printed.splitlines() == steps[: 4 if language == "python" else 3]
+
+
+def test_the_example_for_a_browser_shows_the_state_then_each_change_and_ends(
+    tmp_path: Path, browser: Browser
+) -> None:
+    heard = """() => {
+        window.heard = [];
+        const show = (metadata) => window.heard.push(["show", metadata]);
+        const change = (event) => window.heard.push([event.version, event.type]);
+        %s
+        window.live = live;
+    }"""
+    with (
+        serving(tmp_path / "run-ledger.db") as server,
+        closing(Job(server)) as job,
+        closing(browser.new_page()) as page,
+    ):
+        page.set_default_timeout(PATIENCE_S * 1_000)
+        job.create("nightly", task="import", metadata={"progress": 0})
+        page.goto(f"{server.url}/healthz")  # Any page of the server will do: the example asks where it is.
+        page.evaluate(heard % BROWSER[0])
+        page.wait_for_function("heard.length === 1")
+        job.write("nightly", {"type": "set", "key": "progress", "value": 0.5})
+        page.wait_for_function("heard.length === 2")
+        job.move("COMPLETED", "nightly")
+        page.wait_for_function("live.readyState === EventSource.CLOSED")
+        assert page.evaluate("heard") == [
+            ["show", {"progress": 0}],
+            [2, "metadata.set"],
+            [3, "run.status_changed"],
+        ]

@@ -5,7 +5,6 @@ Like the API, a page refuses what means nothing to it, so that a slip in an addr
 """
 
 import re
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from starlette.requests import Request
@@ -13,24 +12,22 @@ from starlette.requests import Request
 from api.problems import bad_request
 from projections.errors import BadPath
 from projections.paths import Path, parse_key
-from projections.times import Microseconds, parse_time
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}")
 
 
-def check(request: Request, known: AbstractSet[str], also: Callable[[str], bool] = lambda _: False) -> None:
+def check(request: Request, known: AbstractSet[str]) -> None:
     """
     Refuse an address that says something unknown, or one thing twice.
 
     Args:
         request: The request.
         known: What may be said, once.
-        also: Tells of what else may be said, any number of times.
 
     Raises:
         Problem: 400.
     """
-    names = [name for name, _ in request.query_params.multi_items() if not also(name)]
+    names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:
             there_are = ", ".join(sorted(known))
@@ -71,19 +68,3 @@ def key(request: Request, name: str) -> Path | None:
         return parse_key(text)
     except BadPath as error:
         raise bad_request("bad-path", f"{name}: {error}") from error
-
-
-def moment(request: Request, name: str) -> Microseconds | None:
-    """
-    A time, None where none is given.
-
-    Raises:
-        Problem: 400.
-    """
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise bad_request("bad-parameter", f"{name}: {error}") from error

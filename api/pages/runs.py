@@ -6,19 +6,19 @@ Its address holds the same expression as that of `GET /api/v1/runs`, so what was
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from api import filters, scopes
-from api.pages import query
 from api.pages.templates import page
 from api.pages.timeline import VERBS
 from api.pages.words import shown
-from api.problems import Problem, bad_request
+from api.parameters import Query, text
+from api.problems import Problem
 from api.requests import log_of
+from api.runs import FINDING, find
 from ledger.audits import RunAudit
 from ledger.errors import BadCursor
 from ledger.finding import RunsPage, Sort
@@ -28,8 +28,6 @@ from projections.filters import OPERATORS, RunFilter
 from projections.lifecycle import Status
 from projections.runs import Run
 
-PAGE = 25  # runs on a page
-PAGE_MAX = 100  # runs, as of the API
 RELATIVES = 20  # children that the page of a run shows
 
 PERIODS = ("15m", "1h", "24h", "7d", "30d")
@@ -52,7 +50,7 @@ OPERATOR_WORDS = {
 
 _FORM = ("key", "operator", "value")  # Fields of the form, of which one condition is made.
 _PAGING = {"page[size]", "page[after]", "page[before]", "sort", "only"}
-_QUERY = _PAGING | {"asOf"} | filters.NAMES
+_QUERY = Query(*FINDING, text("only", "Only these parts of the page."))
 _LABELS = {
     "filter[taskIdentifier]": "task",
     "filter[createdAt][period]": "created within",
@@ -114,12 +112,11 @@ async def show(request: Request) -> Response:
     tidy = _tidied(pairs)
     if tidy != pairs:
         return RedirectResponse(address(tidy), 303, headers={"Cache-Control": "no-store"})
-    query.check(request, _QUERY, filters.is_condition)
     log = log_of(request)
     complaint = None
     found = RunsPage([], next=None, previous=None)
     try:
-        found = await _found(request, log)
+        found = await find(request, _QUERY.of(request))
     except Problem as problem:
         complaint = problem.detail
     except BadCursor as error:
@@ -167,28 +164,6 @@ def address(pairs: Pairs) -> str:
     return f"/?{text}" if text else "/"
 
 
-async def _found(request: Request, log: Log) -> RunsPage:
-    after, before = (request.query_params.get(name) for name in ("page[after]", "page[before]"))
-    if after is not None and before is not None:
-        raise bad_request("bad-parameter", "ask for what comes after a cursor or before one, not for both")
-    at = query.moment(request, "asOf")
-    asked: dict[str, Any] = {
-        "limit": query.number(request, "page[size]", PAGE_MAX) or PAGE,
-        "after": after,
-        "before": before,
-        "wanted": filters.run_filter(request, log.now if at is None else lambda: at),
-        "sort": filters.sort_of(request),
-        "within": scopes.readable(request),
-    }
-    if at is None:
-        return await log.runs(**asked)
-    if asked["sort"].is_by_change:
-        raise bad_request("bad-parameter", "asOf goes with the order of creation only; choose another order")
-    if asked["wanted"].asks_for_verdicts:
-        raise bad_request("bad-parameter", "stalled and went backwards are judged as of now; leave out asOf")
-    return await log.runs_as_of(at, **asked)
-
-
 def _tidied(pairs: Pairs) -> Pairs:
     """
     The query as the API takes it: without what a form left empty, and with the condition that its fields make.
@@ -199,7 +174,9 @@ def _tidied(pairs: Pairs) -> Pairs:
     kept = [
         (name, value)
         for name, value in pairs
-        if name not in _FORM and (value or filters.is_condition(name)) and (name, value) != ("sort", Sort.NEWEST)
+        if name not in _FORM
+        and (value or filters.CONDITIONS.takes(name))
+        and (name, value) != ("sort", Sort.NEWEST)
     ]
     if fields.get("key"):
         operator = fields.get("operator") or "eq"
@@ -243,7 +220,7 @@ def _chips(pairs: Pairs) -> list[Chip]:
 
 
 def _in_words(name: str, value: str) -> str:
-    if filters.is_condition(name):
+    if filters.CONDITIONS.takes(name):
         inner = name.removeprefix("filter[metadata][").removesuffix("]")
         key, between, operator = inner.rpartition("][")
         if not between:

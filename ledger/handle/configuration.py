@@ -177,11 +177,12 @@ def _hook() -> None:
     if _hooked:
         return
     _hooked = True
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
-    # At exit it is called before the pools of concurrent.futures close, which the database and the look-up of
-    # names need: the later a function was registered, the earlier it is called. `atexit` would be too late.
+    # Before a fork and at exit it is called before the pools of concurrent.futures lock and close, which the
+    # database and the look-up of names need: the later a function was registered, the earlier it is called.
     import concurrent.futures.thread  # noqa: F401 - So that it is registered before.
 
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+    # `atexit` would be too late.
     with suppress(RuntimeError):  # The program is ending, and only now a thread of it reports something.
         threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001 - There is no public way.
     # Threads that Python waits for may have reported since. There is no time and perhaps no thread for more.

@@ -15,6 +15,7 @@ from api.app import create_app
 from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.writes import Refused
+from tests.api.contract import conform
 
 BEGINNING = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 SECOND = 1_000_000  # microseconds
@@ -25,7 +26,7 @@ JSON = {"Content-Type": "application/json"}
 
 class Service:
     """
-    Requests to an application without a network.
+    Requests to an application without a network. Every answer is held to the OpenAPI document.
 
     Attributes:
         now: What its clock shows, in microseconds.
@@ -51,7 +52,9 @@ class Service:
         self._runner.run(self._ledger._writer.close())
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        return self._runner.run(self._http.request(method, path, **options))
+        answer = self._runner.run(self._http.request(method, path, **options))
+        conform(method, answer.request.url.path, answer)
+        return answer
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> httpx2.Response:
         return self.request("GET", path, headers=headers)

@@ -28,7 +28,7 @@ COMMANDS = {
     "progress": "Audit a run's progress",
     "diff": "Show what differs between two states of a run, or between two runs.",
     "explain": "Show why a value is what it is",
-    "runs": "List runs, newest first.",
+    "runs": "Find runs, newest first unless sorted otherwise.",
     "verify": "Verify every event, head and snapshot.",
     "checkpoint": "Sign how many events every log has",
     "erase": "Erase what ever stood at a key of a run",

@@ -68,13 +68,46 @@ def test_if_match_holds_for_an_erasure(filled: Service) -> None:
     assert filled.post(ERASE, {**ASKED, "key": "n"}, {"If-Match": "*"}).json()["version"] == 5
 
 
-def test_a_repeat_finds_nothing_left_whatever_its_idempotency_key(filled: Service) -> None:
-    for expected in (200, 404):
-        answer = filled.post(ERASE, ASKED, {"Idempotency-Key": "k"})
-        assert answer.status_code == expected
-        assert "idempotency-replayed" not in answer.headers
-    assert answer.json()["code"] == "nothing-to-erase"
+def test_a_repeat_under_the_same_idempotency_key_gets_the_first_answer_again(filled: Service) -> None:
+    first = filled.post(ERASE, ASKED, {"Idempotency-Key": "k"})
+    before = filled.contents()
+    assert first.json()["erased"] == 2
+    # Whatever happened since, and whatever version is expected: the key comes first.
+    filled.put("r", {"operations": [{"type": "set", "key": "n", "value": 1}]})
+    filled.post(ERASE, {**ASKED, "key": "n"})
+    for headers in ({}, {"If-Match": '"1"'}):
+        again = filled.post(ERASE, ASKED, {"Idempotency-Key": "k", **headers})
+        assert again.json() == first.json()
+        assert again.headers["etag"] == first.headers["etag"]
+        assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert filled.contents()["idempotency"] == before["idempotency"] == 1
+    assert problem(filled.post(ERASE, ASKED), 404)["code"] == "nothing-to-erase"
+    other = filled.post(ERASE, {**ASKED, "reason": "another"}, {"Idempotency-Key": "k"})
+    assert problem(other, 422)["code"] == "idempotency-key-reused"
+
+
+def test_an_erasure_that_was_refused_may_be_sent_again_under_its_key(filled: Service) -> None:
+    body = {**ASKED, "key": "later"}
+    assert problem(filled.post(ERASE, body, {"Idempotency-Key": "k"}), 404)["code"] == "nothing-to-erase"
     assert filled.contents()["idempotency"] == 0
+    filled.put("r", {"operations": [{"type": "set", "key": "later", "value": 1}]})
+    assert filled.post(ERASE, body, {"Idempotency-Key": "k"}).json()["erased"] == 1
+
+
+def test_a_repeat_counts_what_one_erasure_took_in_several_events(
+    filled: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.erase.REDACTED_MAX", 2)
+    monkeypatch.setattr("ledger.history.ERASED_AT_ONCE", 2)
+    for key in ("a", "b"):
+        operations = [{"type": "set", "key": key, "value": number} for number in range(9)]
+        filled.put("r", {"operations": operations})
+    answers = [
+        filled.post(ERASE, {**ASKED, "key": key}, {"Idempotency-Key": key}).json() for key in ("a", "b", "a", "b")
+    ]
+    assert [answer["erased"] for answer in answers] == [9, 9, 9, 9]
+    assert answers[:2] == answers[2:]
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_a_run_is_verified_by_the_server_and_everything_by_the_database(
     assert json.loads(call("verify", "r", "--json").out)["verified"] is True
     assert "there is no run nobody" in call("verify", "nobody").err
     for arguments in COMMANDS:
-        if arguments != ["verify", "r"]:
+        if arguments not in (["verify", "r"], ["erase", "r", "--key", "n", "--reason", "x"]):
             done = call(*arguments)
             assert (done.code, done.out) == (1, "")
             assert done.err.startswith(
@@ -276,6 +276,29 @@ def test_a_run_is_verified_by_the_server_and_everything_by_the_database(
         "run-ledger: NOT sound, 1 fault: run r: its head's status is not what its events make "
         "('FAILED' and not 'QUEUED')\n"
     )
+
+
+def test_the_server_erases_where_one_is_named(call: Call, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.client() as http:
+        http.post("/api/v1/runs", json={"id": "r", "task": "t", "metadata": {"$.a": SECRET, "b": 1}})
+    monkeypatch.setenv("RUN_LEDGER_URL", server.url)
+    erase = ("erase", "r", "--reason", "asked", "--key")
+    assert "run r holds nothing at zz" in call(*erase, "zz").err
+    assert "reason: at most 1000 characters" in call("erase", "r", "--key", "b", "--reason", "x" * 1_001).err
+    done = call(*erase, "$.a", "--literal", "--actor", "dpo")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (
+        "erased $.a from 1 event of r, which is at version 2 now\n"
+        "The server's files may hold it still, in free pages: there, stop the server and run: "
+        "run-ledger erase --sweep\n"
+        "Backups, exports and copies of them still hold it, and so may logs of programs that read it.\n"
+    )
+    with server.client() as http:
+        told = http.get("/api/v1/runs/r/metadata/history").json()["data"]
+    assert told[0]["data"]["metadata"] == {"b": 1}
+    assert (told[1]["type"], told[1]["actor"], told[1]["data"]["reason"]) == ("run.erased", "dpo", "asked")
+    both = call(*erase, "b", "--database-url", "sqlite+aiosqlite:///x.db")
+    assert "leave one of them out" in both.err
 
 
 def test_the_database_of_a_running_server_can_be_verified_and_signed(call: Call, server: Server) -> None:

@@ -55,8 +55,8 @@ def test_an_unknown_setting_is_refused_in_any_case(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadSettings) as raised:
         load_settings()
     assert str(raised.value) == (
-        f"unknown setting {name}; there are RUN_LEDGER_ACTOR, RUN_LEDGER_API_KEY, RUN_LEDGER_DATABASE_URL, "
-        "RUN_LEDGER_ENVIRONMENT, RUN_LEDGER_FLUSH_INTERVAL_S, RUN_LEDGER_HEARTBEAT_S, RUN_LEDGER_LATE_WRITE_S, "
+        f"unknown setting {name}; there are RUN_LEDGER_ACTOR, RUN_LEDGER_API_KEY, RUN_LEDGER_CORS_ORIGINS, "
+        "RUN_LEDGER_DATABASE_URL, RUN_LEDGER_ENVIRONMENT, RUN_LEDGER_FLUSH_INTERVAL_S, RUN_LEDGER_HEARTBEAT_S, RUN_LEDGER_LATE_WRITE_S, "
         "RUN_LEDGER_METADATA_BYTES_MAX, RUN_LEDGER_RATE_LIMIT, RUN_LEDGER_RUN_ATTEMPT, RUN_LEDGER_RUN_ID, "
         "RUN_LEDGER_RUN_PARENT, RUN_LEDGER_RUN_ROOT, RUN_LEDGER_SECRET, RUN_LEDGER_SPOOL_BYTES_MAX, "
         "RUN_LEDGER_SPOOL_DIR, RUN_LEDGER_STALLED_READER_S, RUN_LEDGER_STREAMS_MAX, RUN_LEDGER_URL"
@@ -86,6 +86,7 @@ def test_the_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch, t
         "heartbeat_s": 15,
         "stalled_reader_s": 30,
         "streams_max": 1_000,
+        "cors_origins": (),
         "actor": None,
         "flush_interval_s": 1.0,
         "spool_dir": tmp_path / "run-ledger" / "spool",

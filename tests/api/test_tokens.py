@@ -48,7 +48,7 @@ def claims_of(api: Service, key: Keyed, *scopes: str, **changes: Any) -> dict[st
         "aud": AUDIENCE,
         "iat": api.now // SECOND,
         "exp": api.now // SECOND + 900,
-        "sub": f"{key._environment}_{key.id}",
+        "sub": key.id,
         "pub": True,
         "scopes": [*scopes],
         **changes,
@@ -112,11 +112,10 @@ BAD: dict[str, Callable[[Service, Keyed], str]] = {
         HS256, claims_of(api, key, "admin"), sha256(key.text.encode()).hexdigest()
     ),
     "the key's id as secret": lambda api, key: forged(HS256, claims_of(api, key, "admin"), key.id),
-    "sub of another key": lambda api, key: token_of(api, key, "admin", sub=f"prod_{_other_key(api, key).id}"),
-    "sub of another environment": lambda api, key: token_of(api, key, "admin", sub=f"prod_{key.id}"),
-    "sub without the environment": lambda api, key: token_of(api, key, "admin", sub=key.id),
-    "sub of no key": lambda api, key: token_of(api, key, "admin", sub="dev_aaaaaaaaaaaaaaaa"),
-    "sub with more": lambda api, key: token_of(api, key, "admin", sub=f"dev_{key.id}\n"),
+    "sub of another key": lambda api, key: token_of(api, key, "admin", sub=_other_key(api, key).id),
+    "sub with the environment": lambda api, key: token_of(api, key, "admin", sub=f"dev_{key.id}"),
+    "sub of no key": lambda api, key: token_of(api, key, "admin", sub="aaaaaaaaaaaaaaaa"),
+    "sub with more": lambda api, key: token_of(api, key, "admin", sub=f"{key.id}\n"),
     "sub is a list": lambda api, key: forged(HS256, claims_of(api, key, "admin", sub=[key.id]), key.text),
     "no sub": lambda api, key: token_of(api, key, "admin", sub=...),
     "wrong issuer": lambda api, key: token_of(api, key, "admin", iss="https://id.trigger.dev/"),
@@ -521,13 +520,29 @@ def test_an_id_may_hold_colons(action: str, kind: str, name: str) -> None:
 # --- where tokens come from ---
 
 
-def test_the_claims_name_the_key_and_its_environment(api: Service) -> None:
+def test_the_claims_name_the_key(api: Service) -> None:
     for name in ("dev", "prod-eu"):
         for scopes in (["read"], ["erase"], ["write:tasks:t"]):
             key = Keyed(api, name, scopes)
             answer = key.request("POST", "/api/v1/auth/jwt/claims")
-            assert answer.json() == {"sub": f"{name}_{key.id}", "pub": True}
+            assert answer.json() == {"sub": key.id, "pub": True}
             assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_token_leads_to_its_key_where_two_environments_have_keys_with_its_id(
+    api: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.keyring.new_key_id", lambda: "0123456789abcdef")
+    keys = [Keyed(api, name) for name in ("dev", "prod")]
+    assert keys[0].id == keys[1].id
+    for key in keys:
+        key.create(f"r-{key._environment}")
+    for key, other in (keys, reversed(keys)):
+        shown = bearer(token_of(api, key, "read"))
+        assert api.get(f"/api/v3/runs/r-{key._environment}", shown).status_code == 200
+        assert api.get(f"/api/v3/runs/r-{other._environment}", shown).status_code == 404
+        forged_token = bearer(jwt.encode(claims_of(api, key, "read"), "x" * 64, "HS256"))
+        assert problem(api.get(f"/api/v3/runs/r-{key._environment}", forged_token), 401)["code"] == "bad-token"
 
 
 def test_a_trigger_answers_a_token_for_its_run(api: Service, key: Keyed) -> None:
@@ -546,7 +561,7 @@ def test_a_trigger_answers_a_token_for_its_run(api: Service, key: Keyed) -> None
 def test_who_signs_tokens_itself_gets_the_claims_only(api: Service, key: Keyed) -> None:
     headers = {"trigger-version": "4.8.3"}
     sdk = key.request("POST", "/api/v1/tasks/t/trigger", json={}, headers=headers)
-    assert json.loads(sdk.headers["x-trigger-jwt-claims"]) == {"sub": f"dev_{key.id}", "pub": True}
+    assert json.loads(sdk.headers["x-trigger-jwt-claims"]) == {"sub": key.id, "pub": True}
     assert "x-trigger-jwt" not in sdk.headers
     browser = {**headers, "x-trigger-client": "browser"}
     assert "x-trigger-jwt" in key.request("POST", "/api/v1/tasks/t/trigger", json={}, headers=browser).headers

@@ -207,6 +207,18 @@ def test_it_takes_a_run_or_a_task(call: Call, arguments: tuple[str, ...]) -> Non
     assert "watch takes a run, or --task" in done.err
 
 
+@pytest.mark.parametrize("named", ["other", "own"])
+def test_within_a_run_too_it_takes_a_run_or_a_task(
+    call: Call, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("RUN_LEDGER_RUN_ID", "own")
+    done = call("watch", named, "--task", "t")
+    assert done.code == 2
+    assert "watch takes a run, or --task" in done.err
+    # Its own id is only the default beside a task; then all that is missing is the database.
+    assert call("watch", "--task", "t").err.startswith("run-ledger: there is no database")
+
+
 def test_without_a_server_it_says_so(tmp_path: Path) -> None:
     done = run_ledger("watch", "r", cwd=tmp_path, variables={"RUN_LEDGER_URL": "http://127.0.0.1:9"})
     assert done.returncode == 1

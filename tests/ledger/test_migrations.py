@@ -116,36 +116,25 @@ async def test_opening_again_changes_nothing(open_ledger: Callable[..., Any], da
     assert not list(database.path.parent.glob("*-wal"))
 
 
-BACK_TO_THE_FIRST_TABLES = """
-    DROP TABLE run_tags;
-    DROP INDEX runs_by_status;
-    DROP INDEX runs_by_task;
-    DROP INDEX runs_by_parent;
-    DROP INDEX runs_by_root;
-    DROP INDEX runs_by_batch;
-    CREATE INDEX runs_by_parent ON runs (environment_id, parent_key) WHERE parent_key IS NOT NULL;
-    DROP TABLE batch_items;
-    DROP TABLE batches;
-    CREATE TABLE kept AS SELECT * FROM idempotency;
-    DROP TABLE idempotency;
-    CREATE TABLE idempotency (
-        environment_id INTEGER NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, status INTEGER NOT NULL,
-        run_key BIGINT NOT NULL, version BIGINT NOT NULL, unapplied TEXT NOT NULL, expires_at BIGINT NOT NULL,
-        PRIMARY KEY (environment_id, key),
-        FOREIGN KEY(environment_id) REFERENCES environments (environment_id),
-        FOREIGN KEY(environment_id, run_key) REFERENCES runs (environment_id, run_key)
-    ) WITHOUT ROWID;
-    CREATE INDEX idempotency_by_expiry ON idempotency (environment_id, expires_at);
-    INSERT INTO idempotency SELECT environment_id, key, fingerprint, status, run_key, version, unapplied,
-        expires_at FROM kept;
-    DROP TABLE kept;
-    UPDATE alembic_version SET version_num = '0001';
+# Puts the tables of the third migration back to those of the second.
+BEFORE_BATCHES = """
+DROP TABLE batch_items;
+DROP TABLE batches;
+CREATE TABLE kept AS SELECT * FROM idempotency;
+DROP TABLE idempotency;
+CREATE TABLE idempotency (
+    environment_id INTEGER NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, status INTEGER NOT NULL,
+    run_key BIGINT NOT NULL, version BIGINT NOT NULL, unapplied TEXT NOT NULL, expires_at BIGINT NOT NULL,
+    PRIMARY KEY (environment_id, key),
+    FOREIGN KEY(environment_id) REFERENCES environments (environment_id),
+    FOREIGN KEY(environment_id, run_key) REFERENCES runs (environment_id, run_key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_by_expiry ON idempotency (environment_id, expires_at);
+INSERT INTO idempotency SELECT environment_id, key, fingerprint, status, run_key, version, unapplied,
+    expires_at FROM kept;
+DROP TABLE kept;
+UPDATE alembic_version SET version_num = '0002';
 """
-
-
-def back_to_the_first_tables(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(BACK_TO_THE_FIRST_TABLES)
 
 
 async def test_a_database_of_the_first_tables_is_brought_up_to_date_with_the_tags_of_its_runs(
@@ -159,7 +148,16 @@ async def test_a_database_of_the_first_tables_is_brought_up_to_date_with_the_tag
     await ledger.close()
     newest, stored = described(database.path), database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3")
     assert len(stored) == 10
-    back_to_the_first_tables(database.path)
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript(BEFORE_BATCHES)
+        connection.execute("DROP TABLE run_tags")
+        for name in ("status", "task", "parent", "root", "batch"):
+            connection.execute(f"DROP INDEX runs_by_{name}")
+        connection.execute(
+            "CREATE INDEX runs_by_parent ON runs (environment_id, parent_key) WHERE parent_key IS NOT NULL"
+        )
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.commit()
     await (await open_ledger()).close()
     assert described(database.path) == newest
     assert database.rows("SELECT * FROM run_tags ORDER BY 1, 2, 3") == stored
@@ -324,7 +322,8 @@ async def test_what_an_older_release_remembered_is_remembered_after_the_migratio
     ledger = await open_ledger()
     first = await (await ledger.log("dev")).create(command, idempotency=key)
     await ledger.close()
-    back_to_the_first_tables(database.path)
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript(BEFORE_BATCHES)
     ledger = await open_ledger()
     again = await (await ledger.log("dev")).create(command, idempotency=key)
     assert (again.run_id, again.version, again.is_replay) == (first.run_id, 1, True)

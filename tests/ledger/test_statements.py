@@ -34,8 +34,9 @@ from ledger.store import migrate
 from ledger.tables import environments, events, runs, schema
 from tests.ledger.support import Database
 
-# What is asked of all environments at once, once in the life of a process or by a command of the operator.
-ACROSS = {"ANY_API_KEY", "LOGS"}
+# What is asked of all environments at once, once in the life of a process or by a command of the operator; and where
+# a key is, which is asked once for each key.
+ACROSS = {"ANY_API_KEY", "ENVIRONMENTS_OF_API_KEY", "LOGS"}
 
 
 def built() -> Iterator[tuple[str, ClauseElement]]:
