@@ -4,7 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.parameters import NO_QUERY
-from api.rendering import json_response, verified_members
+from api.rendering import json_response
+from api.reports import verified_members
 from api.requests import caller_of, expected_versions, log_of, read, run_id_of
 from ledger.bodies import ERASURE
 from projections import values

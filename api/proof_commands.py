@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from api.client import Client, Failed, path_of, without_controls
-from api.rendering import report_members, verified_members
+from api.reports import report_members, verified_members
 from api.terminal import (
     AsJson,
     DatabaseUrl,

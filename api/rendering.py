@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from ledger.audits import RunAudit
 from ledger.batches import BatchDetails
-from ledger.faults import Report
 from ledger.history import Entry
 from ledger.reads import RunDetails
 from ledger.writes import Refused, UnappliedOperation
@@ -223,44 +222,6 @@ def details_members(details: RunDetails) -> dict[str, Any]:
 def _related_members(run: Run, depth: int) -> dict[str, Any]:
     called = "trigger" if run.batch is None else "batchTrigger"
     return {**run_members(run), "depth": depth, "triggerFunction": called}
-
-
-def verified_members(run_id: str, version: int, report: Report) -> dict[str, Any]:
-    """What verifying one run found."""
-    members: dict[str, Any] = {
-        "runId": run_id,
-        "version": version,
-        "verified": report.is_sound,
-        "events": report.events,
-        **report_members(report),
-    }
-    if report.faults:
-        first = report.faults[0]
-        members["fault"] = {"version": first.version, "what": first.what}
-    return members
-
-
-def report_members(report: Report) -> dict[str, Any]:
-    """What was erased, and what is wrong, as far as a report describes it."""
-    return {
-        "erased": [
-            {
-                "environment": one.environment,
-                "runId": one.run_id,
-                "key": one.key,
-                "reason": one.reason,
-                "actor": one.actor,
-                "recordedAt": format_time(one.recorded_at),
-                "events": one.events,
-            }
-            for one in report.erasures
-        ],
-        "faultCount": report.fault_count,
-        "faults": [
-            {"environment": one.environment, "runId": one.run_id, "version": one.version, "what": one.what}
-            for one in report.faults
-        ],
-    }
 
 
 def plain_payload(payload: JsonValue, payload_type: str | None) -> JsonValue:

@@ -6,6 +6,7 @@ import pty
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from projections.lifecycle import Status
-from tests.api.server import PATIENCE_S, Call, Server, command, environment, run_ledger
+from tests.api.server import PATIENCE_S, ROOT, Call, Server, command, environment, run_ledger
 from tests.api.service import Service, operation, service
 
 COMMANDS = {
@@ -460,3 +461,10 @@ def test_a_taken_port_is_one_line(server: Server, tmp_path: Path) -> None:
         "Address already in use; choose another --port\n"
     )
     assert list(tmp_path.glob("run-ledger.db*")) == []
+
+
+def test_a_command_that_asks_a_server_loads_no_database() -> None:
+    """It would take half of the time of every small command."""
+    script = "import sys, api.cli; print(*sorted({'sqlalchemy', 'cryptography', 'starlette'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "\n"
