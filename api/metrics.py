@@ -55,6 +55,7 @@ def counted(route: Route) -> Route:
     endpoint: Endpoint = route.endpoint
     methods = [*(route.methods or ())]
     timers = {method: _durations.labels(method, route.path).observe for method in methods}
+    counters: dict[tuple[str, int], Counter] = {}
 
     async def observed(request: Request) -> ASGIApp:
         method = request.scope["method"]
@@ -68,7 +69,10 @@ def counted(route: Route) -> Route:
             raise
         finally:
             timers[method](time.perf_counter() - started)
-            _requests.labels(method, route.path, status).inc()
+            counter = counters.get((method, status))
+            if counter is None:  # Naming it costs more than counting.
+                counter = counters[method, status] = _requests.labels(method, route.path, status)
+            counter.inc()
         return answer
 
     return Route(route.path, observed, methods=methods, name=route.name)

@@ -407,7 +407,9 @@ class Log:
             RunNotFound: There is no such run.
             Unavailable: The database cannot be read.
         """
-        found = await self._store.current(self._environment.id, run_id)
+        found = await self._store.point(
+            statements.CURRENT, {"environment_id": self._environment.id, "run_id": run_id}
+        )
         if found is None:
             raise RunNotFound(run_id)
         return Current(*found)
@@ -586,7 +588,7 @@ class Log:
 
     async def end(self) -> Cursor:
         """
-        The place behind the last event, answered at once.
+        The place behind the last event.
 
         Raises:
             Unavailable: The database cannot be read.

@@ -40,7 +40,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from ledger import statements
 from ledger.dialects import AnyOfValues
 from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
@@ -146,11 +145,7 @@ class SqliteStore:
         A caller that is cancelled does not stop it once it has begun: it ends its transaction in any case, or the
         log could not be folded back into the file and would grow without end.
         """
-        self._refuse_closed()
-        task = asyncio.create_task(self._read(work))
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
-        return await asyncio.shield(task)
+        return await self._carried_out(self._read(work))
 
     async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
         """
@@ -161,18 +156,7 @@ class SqliteStore:
         Raises:
             Unavailable: It cannot be read.
         """
-        self._refuse_closed()
-        task = asyncio.create_task(self._inspect(work))
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
-        return await asyncio.shield(task)
-
-    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
-        """The current metadata of a run, its version and its size in bytes; answered at once."""
-        row: tuple[str, int, int] | None = await self.point(
-            statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
-        )
-        return row
+        return await self._carried_out(self._inspect(work))
 
     async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
@@ -181,15 +165,6 @@ class SqliteStore:
             return self._point.execute(_text(statement), parameters).fetchone()
         except sqlite3.Error as error:
             _translate(error)
-
-    async def last_position(self, environment_id: int) -> int:
-        """The last position of an environment's log; answered at once."""
-        self._refuse_closed()
-        try:
-            row = self._point.execute(_text(statements.LOG), {"environment_id": environment_id}).fetchone()
-        except sqlite3.Error as error:
-            _translate(error)
-        return int(row[0])
 
     async def changed(self) -> None:
         """
@@ -207,6 +182,18 @@ class SqliteStore:
                 self._data_version = version
                 return
             await asyncio.sleep(CHANGE_POLL_S)
+
+    async def _carried_out(self, reading: Coroutine[Any, Any, _Result]) -> _Result:
+        """Read to the end, whether the caller waits for it or not."""
+        try:
+            self._refuse_closed()
+        except Busy:
+            reading.close()
+            raise
+        task = asyncio.create_task(reading)
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
 
     async def _read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         async with self._turn:

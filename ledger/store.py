@@ -47,14 +47,8 @@ class Store(Protocol):
     async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
         """Run *work*, which takes long, on one moment of the database."""
 
-    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
-        """The current metadata of a run, its version and its size in bytes."""
-
     async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None."""
-
-    async def last_position(self, environment_id: int) -> int:
-        """The last position of an environment's log."""
 
     async def changed(self) -> None:
         """Wait until something may have been committed since the last call, by whatever process."""

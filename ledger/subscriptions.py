@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from operator import attrgetter
 from typing import Any, Self
 
-from ledger import feed
+from ledger import feed, statements
 from ledger.errors import SubscriptionEnded, Unavailable
 from ledger.feed import Cursor, FeedEvent, Place, Selection
 from ledger.group import Recorded
@@ -246,7 +246,7 @@ class _Tail:
         try:
             while self.members:
                 self._grew = False
-                last = await self._store.last_position(self._environment_id)
+                last = await _last_position(self._store, self._environment_id)
                 if last - self.end > TAIL_EVENTS_MAX:
                     self._skip_to(last)  # Each reads on its own, at its own pace.
                 elif last > self.end:
@@ -339,7 +339,7 @@ class Subscriptions:
             selection: Which events.
         """
         place = await self._store.read(find)
-        end = await self._store.last_position(environment.id)
+        end = await _last_position(self._store, environment.id)
         # Nothing is awaited from here on, so that no event comes between.
         if self._closed:
             raise SubscriptionEnded
@@ -405,3 +405,9 @@ class Subscriptions:
 def _entry(recorded: Recorded, row: Mapping[str, Any]) -> FeedEvent:
     run = recorded.heads[row["run_key"]].run
     return FeedEvent(read_event(row, run.id), run.task, frozenset(run.tags), run.batch)
+
+
+async def _last_position(store: Store, environment_id: int) -> int:
+    """Where an environment's log ends."""
+    (position, _) = await store.point(statements.LOG, {"environment_id": environment_id})
+    return int(position)

@@ -13,7 +13,6 @@ from sqlalchemy import (
     ClauseElement,
 )
 
-from ledger import statements
 from ledger.errors import Busy
 from ledger.group import Transaction
 from ledger.postgres.connection import connect, target_of
@@ -114,13 +113,6 @@ class PostgresStore:
         task.add_done_callback(self._inspections.discard)
         return await asyncio.shield(task)
 
-    async def current(self, environment_id: int, run_id: str) -> tuple[str, int, int] | None:
-        """The current metadata of a run, its version and its size in bytes."""
-        row: tuple[str, int, int] | None = await self.point(
-            statements.CURRENT, {"environment_id": environment_id, "run_id": run_id}
-        )
-        return row
-
     async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None; one round trip."""
         self._refuse_closed()
@@ -129,11 +121,6 @@ class PostgresStore:
             return ask(connection, statement, parameters, row_factory=tuple_row).fetchone()
 
         return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, first_row)
-
-    async def last_position(self, environment_id: int) -> int:
-        """The last position of an environment's log."""
-        row = await self.point(statements.LOG, {"environment_id": environment_id})
-        return int(row[0])
 
     async def changed(self) -> None:
         """Wait until another connection has said that a log grew. A notice may be lost: look now and then, too."""

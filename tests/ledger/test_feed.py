@@ -324,7 +324,7 @@ async def test_an_event_is_handed_on_only_after_the_commit(log: Log, monkeypatch
 
     async def noted(work: Any) -> Any:
         result = await write(work)
-        committed.append(await log._store.last_position(1))
+        committed.append((await log.end()).position)
         return result
 
     monkeypatch.setattr(log._store, "write", noted)
@@ -415,16 +415,16 @@ async def test_what_is_read_while_the_log_cannot_be_read_comes_later(
     other = await (await open_ledger()).log("dev")
     async with await log.follow("r") as subscription:
         failures = 3
-        position = log._store.last_position
+        point = log._store.point
 
-        async def failing(environment_id: int) -> int:
+        async def failing(*asked: Any) -> Any:
             nonlocal failures
             failures -= 1
             if failures >= 0:
                 raise StorageFailed("the test says so")
-            return await position(environment_id)
+            return await point(*asked)
 
-        monkeypatch.setattr(log._store, "last_position", failing)
+        monkeypatch.setattr(log._store, "point", failing)
         await change(other, "r", ONE)
         assert [event.version for event in await take(subscription, 1)] == [2]
         assert failures < 0
