@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx2
 
+from tests.programs import Program
+
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 60  # seconds after which a process that should have answered hangs
 
@@ -34,16 +36,16 @@ def run_ledger(
     variables: Mapping[str, str] | None = None,
     patience_s: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, its output in a pipe."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(**(variables or {})),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=patience_s,
-    )
+    """Run a command to its end, its output in files."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        program = Program(*arguments, cwd=cwd, env=environment(**(variables or {})), stdout=out, stderr=err)
+        try:
+            code = program.wait(patience_s)
+        finally:
+            program.kill()
+        for written in (out, err):
+            written.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,11 @@ class Server:
     def __init__(self, path: Path, *options: str, **variables: str) -> None:
         self.path = path
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - Closed by `close`.
-        self.process = subprocess.Popen(
-            command("serve", "--port", "0", "--database-url", f"sqlite+aiosqlite:///{path}", *options),
+        url = f"sqlite+aiosqlite:///{path}"
+        self.process = Program(
+            *("serve", "--port", "0", "--database-url", url, *options),
             env=environment(**variables),
-            stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
         )
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:

@@ -20,20 +20,14 @@ import pytest
 from api.watch_commands import _Run
 from tests.api.server import PATIENCE_S, Call, Server, command, environment, run_ledger, serving
 from tests.api.test_live import ADD, Job
+from tests.programs import Program
 
 
 class Watch:
     """A running `watch`, whose output comes line by line."""
 
     def __init__(self, *arguments: str, cwd: Path, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            command("watch", *arguments),
-            cwd=cwd,
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = Program("watch", *arguments, cwd=cwd, env=environment(**variables))
 
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
