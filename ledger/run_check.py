@@ -271,9 +271,9 @@ class RunCheck:
             self.faults.append(Fault(self._environment, str(self._id), version, what, is_derived))
 
 
-def _wrong_type(row: Any) -> str | None:
+def _wrong_type(row: Mapping[str, Any]) -> str | None:
     """The first column that holds another type than it was made for; SQLite lets any column hold any type."""
-    types = tuple(map(type, row))
+    types = tuple(map(type, row.values()))
     if types in _GOOD_ROWS:
         return None
     for name, allowed in _TYPES.items():

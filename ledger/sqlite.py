@@ -91,7 +91,6 @@ class SqliteStore:
         self._inspecting = asyncio.Lock()
         self._closed = False
         self._point = _connect_reader(path)
-        self._point.row_factory = None
         self._data_version: int | None = None
 
     @classmethod
@@ -349,11 +348,11 @@ class SqliteTransaction:
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
-        return self._connection.execute(_text(statement), parameters).fetchall()
+        return [*_by_name(self._connection.execute(_text(statement), parameters))]
 
     def stream(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Iterator[Any]:
         """The rows of a statement one after the other, none of them before it is asked for."""
-        return self._connection.execute(_text(statement), parameters)
+        return _by_name(self._connection.execute(_text(statement), parameters))
 
     def send(self, statement: ClauseElement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each of *rows*."""
@@ -391,15 +390,21 @@ class Reader:
     async def rows(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
         """All rows of a statement, by column name."""
         text, slots = _question(statement)
-        return self._connection.execute(text, _values(slots, parameters)).fetchall()
+        return [*_by_name(self._connection.execute(text, _values(slots, parameters)))]
 
     async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
         text, slots = _question(statement)
         cursor = self._connection.execute(text, _values(slots, parameters))
-        row = cursor.fetchone()
+        row = next(_by_name(cursor), None)
         cursor.close()
         return row
+
+
+def _by_name(cursor: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """The rows of a cursor by column name. sqlite3's own rows look through all names for each value."""
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
 
 
 def _view(connection: sqlite3.Connection, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
@@ -524,7 +529,6 @@ def _migrate(url: URL) -> None:
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     name = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
     connection = sqlite3.connect(name, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False, uri=read_only)
-    connection.row_factory = sqlite3.Row
     _prepare(connection)
     return connection
 
