@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import signal
 from collections.abc import Iterator
 
@@ -32,6 +33,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     else:
         asyncio.run(pyfuncitem.obj(**arguments))
     return True
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait nearly as much as they work: for programs, disks and browsers."""
+    return max(1, (os.cpu_count() or 1) * 3 // 2)
 
 
 def pytest_configure() -> None:

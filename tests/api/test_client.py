@@ -28,7 +28,7 @@ class Other(BaseHTTPRequestHandler):
 @pytest.fixture
 def other() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

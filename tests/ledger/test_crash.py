@@ -107,7 +107,7 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(datab
     await family(database.url)
     asked: list[str] = []
     told: dict[str, int] = {}
-    for round_ in range(5 if database.is_postgres else 15):
+    for round_ in range(5 if database.is_postgres else 10):
         process = worker(database, str(round_), chance.choice([1, 3, 20]), 10**6)
         assert process.stdout is not None
         assert process.stderr is not None

@@ -103,7 +103,7 @@ async def test_the_file_is_in_wal_mode_and_every_commit_is_synced(ledger: Ledger
     expected = {"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0, "busy_timeout": 10_000}
     for pragma, value in expected.items():
         (row,) = await ledger._store.read(methodcaller("rows", sa.text(f"PRAGMA {pragma}")))
-        assert [*row] == [value]
+        assert [*row.values()] == [value]
 
 
 async def test_opening_again_changes_nothing(open_ledger: Callable[..., Any], database: Database) -> None:
