@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from api.parameters import NO_QUERY
 from api.problems import problem_of
@@ -52,30 +52,39 @@ _streams = Gauge(
 
 def counted(route: Route) -> Route:
     """The route, with its requests counted and timed."""
-    endpoint: Endpoint = route.endpoint
-    methods = [*(route.methods or ())]
-    timers = {method: _durations.labels(method, route.path).observe for method in methods}
-    counters: dict[tuple[str, int], Counter] = {}
+    return Route(route.path, _Counted(route), methods=[*(route.methods or ())], name=route.name)
 
-    async def observed(request: Request) -> ASGIApp:
-        method = request.scope["method"]
+
+class _Counted:
+    """
+    What answers a route. An application rather than a function: Starlette would wrap that once more, to handle the
+    errors that it handles for the whole application as well.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self._endpoint: Endpoint = route.endpoint
+        self._path = route.path
+        self._timers = {method: _durations.labels(method, route.path).observe for method in (route.methods or ())}
+        self._counters: dict[tuple[str, int], Counter] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        method = scope["method"]
         started = time.perf_counter()
         status = 500
         try:
-            answer = await endpoint(request)
+            answer = await self._endpoint(Request(scope, receive, send))
             status = getattr(answer, "status_code", 200)
         except Exception as error:
             status = _status_of(error)
             raise
         finally:
-            timers[method](time.perf_counter() - started)
-            counter = counters.get((method, status))
+            self._timers[method](time.perf_counter() - started)
+            counter = self._counters.get((method, status))
             if counter is None:  # Naming it costs more than counting.
-                counter = counters[method, status] = _requests.labels(method, route.path, status)
+                counter = self._counters[method, status] = _requests.labels(method, self._path, status)
             counter.inc()
-        return answer
-
-    return Route(route.path, observed, methods=methods, name=route.name)
+        await answer(scope, receive, send)
 
 
 def stream_opened() -> None:

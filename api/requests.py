@@ -138,11 +138,17 @@ async def _whole(request: Request) -> bytes:
         raise _too_long(int(declared[:20]))
     chunks = []
     length = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         length += len(chunk)
         if length > BODY_BYTES_MAX:
             raise _too_long(length)
         chunks.append(chunk)
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 

@@ -14,6 +14,7 @@ tag. The salt keeps a short value from being guessed out of its commitment once 
 """
 
 import struct
+from functools import lru_cache
 from hashlib import sha256
 
 from projections.times import Microseconds
@@ -45,17 +46,29 @@ def event_hash(
     data_commitment: bytes,
 ) -> bytes:
     """The chain hash of one event: 32 bytes. The fields are those that the module describes."""
-    texts = (
-        environment,
-        run_id,
-        str(version),
-        str(position),
-        event_type,
-        actor,
-        str(attempt),
-        "" if occurred_at is None else str(occurred_at),
-        str(recorded_at),
-        headers,
+    fields = (
+        DOMAIN,
+        _field(previous),
+        _known(environment),
+        _known(run_id),
+        _field(b"%d" % version),
+        _field(b"%d" % position),
+        _known(event_type),
+        _known(actor),
+        _field(b"%d" % attempt),
+        _field(b"" if occurred_at is None else b"%d" % occurred_at),
+        _field(b"%d" % recorded_at),
+        _field(headers.encode()),
+        _field(data_commitment),
     )
-    fields = [previous, *[text.encode() for text in texts], data_commitment]
-    return sha256(DOMAIN + b"".join([_length(len(field)) + field for field in fields])).digest()
+    return sha256(b"".join(fields)).digest()
+
+
+def _field(octets: bytes) -> bytes:
+    return _length(len(octets)) + octets
+
+
+@lru_cache(maxsize=4_096)
+def _known(text: str) -> bytes:
+    """The field of a name, which comes again with most events."""
+    return _field(text.encode())

@@ -161,7 +161,8 @@ class SqliteStore:
         """The first row of a statement that finds it by its key, a plain tuple or None; answered at once."""
         self._refuse_closed()
         try:
-            return self._point.execute(_text(statement), parameters).fetchone()
+            text, slots = _question(statement)
+            return self._point.execute(text, _values(slots, parameters)).fetchone()
         except sqlite3.Error as error:
             _translate(error)
 

@@ -42,6 +42,8 @@ def _number(value: object) -> int | float:
 
 
 def _key(value: object) -> object:
+    if isinstance(value, str) and value.isascii() and len(value) <= KEY_BYTES_MAX:
+        return value
     if isinstance(value, str) and (size := len(str(_value(value)).encode())) > KEY_BYTES_MAX:
         raise PydanticCustomError(
             "too_many_bytes",

@@ -6,6 +6,7 @@ Integers compare, store and hash alike on every engine, which dates with zones d
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator
@@ -43,7 +44,14 @@ def parse_time(value: object) -> Microseconds:
 
 def format_time(moment: Microseconds) -> str:
     """ISO 8601 in UTC with six decimals: `2026-01-31T14:05:00.123456Z`."""
-    return f"{(_EPOCH + moment * _MICROSECOND).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    second, microsecond = divmod(moment, 1_000_000)
+    return f"{_format_second(second)}.{microsecond:06}Z"
+
+
+@lru_cache(maxsize=1_024)
+def _format_second(second: int) -> str:
+    """Events that are shown together are often of few seconds."""
+    return (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
 
 
 def format_span(seconds: float) -> str:

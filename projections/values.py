@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -283,6 +284,22 @@ def _lower(message: str) -> str:
 
 
 _read: Callable[[str], JsonValue] = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
-_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+
+
+def _writer() -> Callable[[object], str]:
+    """
+    What `_encoder.encode` does. It makes itself a new encoder in C for each value, which takes longer than most
+    values take to write; where Python has one, this makes it once.
+    """
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _encoder.encode
+    text: Any = json.encoder.encode_basestring
+    chunks = make(None, _encoder.default, text, None, ":", ",", False, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _writer()
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _TINY_NUMBER_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9](?:\.[0-9]+)?e-0[0-9]')
