@@ -219,6 +219,9 @@ def _verify_log(view: Transaction, log: Any, claims: list[Claim], report: Report
     marks.check(tree)
     for row in view.stream(statements.POSITIONS, {**where, "after": -(2**62), "last": 2**62}):
         here, moment = row["position"], row["recorded_at"]
+        if not isinstance(here, int):  # SQLite reads whatever a damaged file says.
+            fault("its position has the wrong type", row)
+            here = position + 1
         if here != position + 1:
             gone = (
                 f"position {position + 1}" if here == position + 2 else f"positions {position + 1} to {here - 1}"
