@@ -80,6 +80,7 @@ class SqliteStore:
     """
 
     answers_at_once = True
+    writes_at_once = 1  # The file has one lock.
 
     def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         self._path = path

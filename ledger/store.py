@@ -28,9 +28,11 @@ class Store(Protocol):
 
     Attributes:
         answers_at_once: `point` answers without letting the event loop go on.
+        writes_at_once: Transactions that it can write at once, each on another environment.
     """
 
     answers_at_once: bool
+    writes_at_once: int
 
     async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """

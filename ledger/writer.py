@@ -1,8 +1,10 @@
 """
 Group commit: one task takes what is waiting, writes it in one transaction, and answers after the commit.
 
-A lone write waits for nobody; under load the writes that arrive during one commit make up the next. A caller that
-goes away cancels only its own waiting: its write is carried out, or not, as if it had stayed.
+A lone write waits for nobody; under load the writes that arrive during one commit make up the next. A group is of
+one environment; where the engine can, groups of several are written at once, so that none waits for the lock of
+another. A caller that goes away cancels only its own waiting: its write is carried out, or not, as if it had
+stayed.
 """
 
 import asyncio
@@ -29,7 +31,14 @@ _Result = TypeVar("_Result")
 
 
 class Transactions(Protocol):
-    """An engine, as far as writing needs it."""
+    """
+    An engine, as far as writing needs it.
+
+    Attributes:
+        writes_at_once: Transactions that it can write at once, each on another environment.
+    """
+
+    writes_at_once: int
 
     async def write(self, work: Callable[[Transaction], _Result]) -> _Result:
         """Run *work* in one write transaction and commit it."""
@@ -64,7 +73,9 @@ class Writer:
         self._rules = rules
         self._clock = clock
         self._publish = publish
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: dict[Environment, deque[_Waiting]] = {}  # The environment whose turn it is comes first.
+        self._count = 0
+        self._writing: dict[Environment, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
         self._closing = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="ledger-writer")
@@ -88,10 +99,14 @@ class Writer:
         """
         if not self.is_alive:
             raise Busy("the ledger is closing; nothing was written, send the request again")
-        if len(self._waiting) >= WAITING_MAX:
-            raise Overloaded(len(self._waiting))
+        if self._count >= WAITING_MAX:
+            raise Overloaded(self._count)
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(environment, write, answer))
+        queue = self._waiting.get(environment)
+        if queue is None:
+            queue = self._waiting[environment] = deque()
+        queue.append(_Waiting(environment, write, answer))
+        self._count += 1
         self._arrived.set()
         return await answer  # Cancelled with its caller; the write itself goes on.
 
@@ -107,41 +122,49 @@ class Writer:
         finally:
             # Writes are left here only if the task was cancelled; nobody else would answer them.
             self._closing = True
-            _fail(self._waiting, Busy("the ledger is closing; nothing was written, send the request again"))
+            for queue in self._waiting.values():
+                _fail(queue, Busy("the ledger is closing; nothing was written, send the request again"))
+            self._waiting.clear()
 
     async def _write_groups(self) -> None:
-        while self._waiting or not self._closing:
-            if not self._waiting:
+        while self._waiting or self._writing or not self._closing:
+            if self._next() is None:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
             # Requests that have arrived already are read first, so that they share this group's sync.
             await asyncio.sleep(0)
-            group = self._take()
+            environment = self._next()
+            assert environment is not None, "only this task takes what waits"
             # A task of its own, so that callers are answered truly even if this one is cancelled meanwhile.
-            await asyncio.shield(asyncio.create_task(self._commit_safely(group)))
+            task = asyncio.create_task(self._commit_safely(self._take(environment)))
+            self._writing[environment] = task
+            task.add_done_callback(partial(self._written, environment))
 
-    def _take(self) -> list[_Waiting]:
+    def _written(self, environment: Environment, _: asyncio.Task[None]) -> None:
+        del self._writing[environment]
+        self._arrived.set()
+
+    def _next(self) -> Environment | None:
+        """The environment that is written next, None while there is none or no room."""
+        if len(self._writing) >= self._store.writes_at_once:
+            return None
+        return next((environment for environment in self._waiting if environment not in self._writing), None)
+
+    def _take(self, environment: Environment) -> list[_Waiting]:
         """
-        The writes at the head of the queue that belong to one environment; the others keep their order.
+        The writes that have waited longest in an environment; what is left of them has its turn after the others.
 
         An erasure reads what is stored, so it makes a group of its own.
         """
-        first = self._waiting.popleft()
-        group = [first]
-        if isinstance(first.write.command, EraseKey):
-            return group
-        others: list[_Waiting] = []
-        while self._waiting and len(group) < GROUP_MAX:
-            waiting = self._waiting.popleft()
-            if waiting.environment != first.environment:
-                others.append(waiting)
-            elif isinstance(waiting.write.command, EraseKey):
-                others.append(waiting)
-                break
-            else:
-                group.append(waiting)
-        self._waiting.extendleft(reversed(others))
+        queue = self._waiting.pop(environment)
+        group = [queue.popleft()]
+        if not isinstance(group[0].write.command, EraseKey):
+            while queue and len(group) < GROUP_MAX and not isinstance(queue[0].write.command, EraseKey):
+                group.append(queue.popleft())
+        if queue:
+            self._waiting[environment] = queue
+        self._count -= len(group)
         return group
 
     async def _commit_safely(self, group: Sequence[_Waiting]) -> None:

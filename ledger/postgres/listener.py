@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import psycopg
@@ -16,21 +16,26 @@ _logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Hears that a log grew, on a connection of its own that the event loop watches."""
+    """
+    Hears that a log grew, on a connection of its own that the event loop watches.
 
-    def __init__(self, target: Mapping[str, Any]) -> None:
+    Args:
+        target: Where to connect to.
+        own: The server's processes whose notices are about what this process wrote.
+    """
+
+    def __init__(self, target: Mapping[str, Any], own: Container[int]) -> None:
         self._target = target
+        self._own = own
         self._connection: psycopg.Connection[Any] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
-        self._own: psycopg.Connection[Any] | None = None
         self._socket: int | None = None
         self._not_before = 0.0
         self._closed = False
 
-    async def wait(self, own: psycopg.Connection[Any] | None) -> None:
-        """Wait for a notice of another connection than *own*."""
-        self._own = own
+    async def wait(self) -> None:
+        """Wait for a notice of a connection that is none of our own."""
         loop = asyncio.get_running_loop()
         if self._connection is None and self._connecting is None and loop.time() >= self._not_before:
             self._not_before = loop.time() + LISTEN_RETRY_S
@@ -68,9 +73,8 @@ class Listener:
             _logger.warning("lost the connection that listens for what other nodes write: %s", error)
             self._hang_up()
             return
-        own = None if self._own is None or self._own.closed else self._own.info.backend_pid
         while (notice := connection.pgconn.notifies()) is not None:
-            if notice.be_pid != own:  # What this process wrote it has told already.
+            if notice.be_pid not in self._own:  # What this process wrote it has told already.
                 self._heard.set()
 
     def _hang_up(self) -> None:

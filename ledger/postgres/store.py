@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import local
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -22,10 +23,18 @@ from ledger.postgres.schema import check_database, check_release
 from ledger.postgres.texts import ask
 from ledger.postgres.transaction import PostgresTransaction, Reader, view
 
+WRITERS_MAX = 4  # threads, each with a connection, for groups of as many environments
 READERS_MAX = 8  # threads, each with a connection, for reads
 INSPECTION_IDLE_MS = 600_000  # milliseconds that a check of everything may think between two statements
 
 _Result = TypeVar("_Result")
+
+
+class _Writer(NamedTuple):
+    """A connection that writes, and the server's process behind it, which a broken one does not know any more."""
+
+    connection: psycopg.Connection[Any]
+    pid: int
 
 
 class PostgresStore:
@@ -36,17 +45,19 @@ class PostgresStore:
     """
 
     answers_at_once = False
+    writes_at_once = WRITERS_MAX
 
     def __init__(self, target: Mapping[str, Any]) -> None:
         self._target = target
-        self._write_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
+        self._write_threads = ThreadPoolExecutor(max_workers=WRITERS_MAX, thread_name_prefix="ledger-writer")
         self._read_threads = ThreadPoolExecutor(max_workers=READERS_MAX, thread_name_prefix="ledger-reader")
-        self._writer: psycopg.Connection[Any] | None = None
+        self._idle_writers: list[_Writer] = []
+        self._writer_pids: set[int] = set()
         self._own = local()
         self._readers: list[psycopg.Connection[Any]] = []
         self._inspecting = asyncio.Lock()
         self._inspections: set[asyncio.Task[Any]] = set()
-        self._listener = Listener(target)
+        self._listener = Listener(target, self._writer_pids)
         self._closed = False
 
     @classmethod
@@ -82,7 +93,7 @@ class PostgresStore:
             Unavailable: Nothing was written.
         """
         self._refuse_closed()
-        return await asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, work)
+        return await asyncio.get_running_loop().run_in_executor(self._write_threads, self._transact, work)
 
     async def read(self, work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
         """
@@ -125,7 +136,7 @@ class PostgresStore:
     async def changed(self) -> None:
         """Wait until another connection has said that a log grew. A notice may be lost: look now and then, too."""
         self._refuse_closed()
-        await self._listener.wait(self._writer)
+        await self._listener.wait()
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -160,19 +171,24 @@ class PostgresStore:
             return await asyncio.to_thread(inspect_target, self._target, work)
 
     def _transact(self, work: Callable[[Transaction], _Result]) -> _Result:
-        is_fresh = self._writer is None
+        writer: _Writer | None = None
+        with suppress(IndexError):  # Another thread may be faster.
+            writer = self._idle_writers.pop()
+        is_fresh = writer is None
         while True:
             transaction: PostgresTransaction | None = None
             try:
-                if self._writer is None:
-                    self._writer = connect(self._target)
-                transaction = PostgresTransaction(self._writer)
+                if writer is None:
+                    writer = self._new_writer()
+                transaction = PostgresTransaction(writer.connection)
                 result = work(transaction)
                 transaction.commit()
             except BaseException as error:
                 # Whatever failed, closing gives up the lock and rolls back, and a connection that saw the storage
                 # fail is not trusted again.
-                self._close_writer()
+                if writer is not None:
+                    self._drop_writer(writer)
+                    writer = None
                 if not isinstance(error, psycopg.Error):
                     raise
                 if transaction is not None and not transaction.has_begun and not is_fresh and is_lost(error):
@@ -180,16 +196,26 @@ class PostgresStore:
                     continue
                 translate(error)
             else:
+                self._idle_writers.append(writer)
                 return result
 
-    def _close_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
+    def _new_writer(self) -> _Writer:
+        connection = connect(self._target)
+        writer = _Writer(connection, connection.info.backend_pid)
+        self._writer_pids.add(writer.pid)
+        return writer
+
+    def _drop_writer(self, writer: _Writer) -> None:
+        self._writer_pids.discard(writer.pid)
+        writer.connection.close()
+
+    def _drop_idle_writers(self) -> None:
+        while self._idle_writers:
+            self._drop_writer(self._idle_writers.pop())
 
     def _close_all(self) -> None:
-        self._write_thread.submit(self._close_writer)
-        self._write_thread.shutdown()
+        self._write_threads.shutdown()
+        self._drop_idle_writers()
         self._read_threads.shutdown()
         for connection in self._readers:
             connection.close()

@@ -233,7 +233,7 @@ async def test_a_node_that_froze_with_the_lock_stops_the_others_no_longer_than_t
 
     # Its connection is made with the short timeout; that of the other waits longer.
     assert isinstance(store, postgres.PostgresStore)
-    store._close_writer()
+    store._drop_idle_writers()
     store.write = freezing  # type: ignore[method-assign]
     stuck = asyncio.ensure_future(change(held, "run_1", ONE, idempotency=once("frozen")))
     assert await asyncio.to_thread(locked.wait, PATIENCE_S)
@@ -311,3 +311,23 @@ async def test_a_listener_that_lost_its_connection_watches_nothing_and_listens_a
         await until(lambda: store._listener._socket is None)
         assert loop.remove_reader(watched) is False, "whatever gets this number next would not be heard"
         await create(log, f"run_{n}")
+
+
+async def test_who_waits_for_the_lock_of_one_environment_holds_up_no_other(
+    ledger: Ledger, database: Database
+) -> None:
+    held, others = await ledger.log("held"), [await ledger.log(f"other{number}") for number in range(6)]
+    for log in (held, *others):
+        await create(log, "run_1", metadata={"n": 0})
+    with psycopg.connect(database.url) as holder:
+        holder.execute(
+            "SELECT * FROM logs JOIN environments USING (environment_id) WHERE name = 'held' FOR UPDATE OF logs"
+        )
+        waiting = [asyncio.create_task(change(held, "run_1", ONE)) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.gather(*(change(log, "run_1", ONE) for log in others))
+        assert not any(task.done() for task in waiting)
+    answers = await asyncio.gather(*waiting)
+    assert [answer.snapshot.version for answer in answers] == [2, 3, 4]
+    for log in others:
+        assert (await log.current("run_1")).version == 6
