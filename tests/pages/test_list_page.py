@@ -87,6 +87,9 @@ def test_runs_are_found_by_task_tag_and_verdict(listed: Server, open_page: Open)
     page.get_by_role("textbox", name="Task").press("Enter")
     expect(rows).to_have_text(["went-backwards"])
     page.get_by_label("Order").select_option("createdAt")
+    expect(page).to_have_url(
+        re.compile("sort=createdAt$")
+    )  # The address of the answer; that of the form is longer.
     page.get_by_role("textbox", name="Task").fill("import")
     page.get_by_role("textbox", name="Task").press("Enter")
     expect(rows).to_have_text(["queued-import", "moving-import"])
