@@ -47,19 +47,17 @@ def event_hash(
 ) -> bytes:
     """The chain hash of one event: 32 bytes. The fields are those that the module describes."""
     fields = (
-        DOMAIN,
-        _field(previous),
-        _known(environment),
-        _known(run_id),
-        _field(b"%d" % version),
-        _field(b"%d" % position),
-        _known(event_type),
-        _known(actor),
-        _field(b"%d" % attempt),
-        _field(b"" if occurred_at is None else b"%d" % occurred_at),
-        _field(b"%d" % recorded_at),
-        _field(headers.encode()),
-        _field(data_commitment),
+        _BEFORE_PREVIOUS,
+        previous,
+        _names(environment, run_id),
+        _whole(version),
+        _whole(position),
+        _made(event_type, actor, attempt),
+        _NO_MOMENT if occurred_at is None else _whole(occurred_at),
+        _moment(recorded_at),
+        _text(headers),
+        _BEFORE_COMMITMENT,
+        data_commitment,
     )
     return sha256(b"".join(fields)).digest()
 
@@ -68,7 +66,35 @@ def _field(octets: bytes) -> bytes:
     return _length(len(octets)) + octets
 
 
+_BEFORE_PREVIOUS = DOMAIN + _length(len(GENESIS))
+_BEFORE_COMMITMENT = _length(sha256().digest_size)
+_NO_MOMENT = _field(b"")
+_LENGTHS = tuple(map(_length, range(20)))  # of the digits of a whole number of 64 bits
+
+
+def _whole(number: int) -> bytes:
+    digits = b"%d" % number
+    return _LENGTHS[len(digits)] + digits
+
+
+# What comes again with most events is kept: names, who makes changes, and the moment of a group.
+
+
 @lru_cache(maxsize=4_096)
-def _known(text: str) -> bytes:
-    """The field of a name, which comes again with most events."""
+def _names(environment: str, run_id: str) -> bytes:
+    return _text(environment) + _text(run_id)
+
+
+@lru_cache(maxsize=1_024)
+def _made(event_type: str, actor: str, attempt: int) -> bytes:
+    return _text(event_type) + _text(actor) + _whole(attempt)
+
+
+@lru_cache(maxsize=16)
+def _moment(at: Microseconds) -> bytes:
+    return _whole(at)
+
+
+@lru_cache(maxsize=1_024)
+def _text(text: str) -> bytes:
     return _field(text.encode())

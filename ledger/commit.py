@@ -6,7 +6,7 @@ request never costs its neighbours anything, and no savepoints are needed. Refus
 may rest on a neighbour's change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, assert_never
 
@@ -14,6 +14,7 @@ from ledger.chain import GENESIS
 from ledger.errors import AlreadyFinished, BatchUnfinished, LedgerError, NoSuchPlace, RunExists, UnknownParent
 from ledger.group import MICROSECONDS, Group, Recorded, Transaction, headers_text
 from ledger.heads import Head
+from ledger.known_heads import KnownHeads
 from ledger.writes import (
     Batch,
     Caller,
@@ -35,7 +36,7 @@ from ledger.writes import (
 )
 from projections import runs
 from projections.errors import BadTransition, OutOfBounds, Refusal
-from projections.events import RunCreated, RunStatusChanged, RunTagged, new_event
+from projections.events import NewEvent, RunCreated, RunStatusChanged, RunTagged, new_event
 from projections.lifecycle import decide_status
 from projections.operations import Operation
 from projections.size import TAGS_MAX
@@ -64,6 +65,7 @@ def commit_group(
     writes: Sequence[Write],
     rules: Rules,
     clock: Callable[[], Microseconds] | None,
+    known: KnownHeads | None = None,
 ) -> Committed:
     """
     Carry out *writes* in order within *transaction*.
@@ -75,11 +77,12 @@ def commit_group(
         rules: Limits and windows.
         clock: Microseconds since 1970-01-01 UTC, the transaction's own by default; what is recorded is never
             earlier than what was recorded before.
+        known: Heads that earlier groups left behind, to be confirmed after the commit; None to read all anew.
 
     Returns:
         What was done; true only once committed.
     """
-    group = Group(transaction, environment, rules, clock)
+    group = Group(transaction, environment, rules, clock, known)
     group.read(writes)
     outcomes: list[Outcome | Exception] = []
     for write in writes:
@@ -219,13 +222,14 @@ def _change_metadata(group: Group, command: ChangeMetadata, caller: Caller) -> W
     own = group.named(command.run_id, command.expected)
     attempt = command.attempt or own.run.attempt
     group.refuse_late(own, attempt, caller)
-    lists: tuple[tuple[int | None, _Target], ...] = (
-        (own.key, ("operations", command.operations)),
+    by_head: dict[int, tuple[Head, list[_Target]]] = {}
+    if command.operations:
+        by_head[own.key] = own, [("operations", command.operations)]
+    upwards: tuple[tuple[int | None, _Target], ...] = (
         (own.parent_key, ("parentOperations", command.parent_operations)),
         (own.root_key, ("rootOperations", command.root_operations)),
     )
-    by_head: dict[int, tuple[Head, list[_Target]]] = {}
-    for key, target in lists:
+    for key, target in upwards:
         if target[1]:  # Parent and root were read only if there is something to do to them.
             head = group.above(own, key)
             by_head.setdefault(head.key, (head, []))[1].append(target)
@@ -265,21 +269,29 @@ def _keep_decision(
     caller: Caller,
 ) -> None:
     """Record the events of each list under the headers that say where they came from."""
-    skipped = {unapplied.index for unapplied in decision.unapplied}
-    events = iter(decision.events)
     before = head.run.version
     if decision.events:
         head.run = runs.changed(head.run, decision.snapshot, group.now)
-    start = 0
-    for name, operations in targets:
-        end = start + len(operations)
-        applied = [next(events) for index in range(start, end) if index not in skipped]
-        start = end
+    for name, applied in _by_list(targets, decision):
         is_own = name == "operations"
         headers = headers_text(caller) if is_own else headers_text(caller, own.run.id, attempt)
         by = attempt if head is own else head.run.attempt
         group.record(head, before, applied, by, caller.actor, headers)
         before += len(applied)
+
+
+def _by_list(targets: list[_Target], decision: Decision) -> Iterator[tuple[ListName, Sequence[NewEvent]]]:
+    """The events of each list that was asked for."""
+    if len(targets) == 1:
+        yield targets[0][0], decision.events
+        return
+    skipped = {unapplied.index for unapplied in decision.unapplied}
+    events = iter(decision.events)
+    start = 0
+    for name, operations in targets:
+        end = start + len(operations)
+        yield name, [next(events) for index in range(start, end) if index not in skipped]
+        start = end
 
 
 def _change_status(group: Group, command: ChangeStatus, caller: Caller) -> Written:

@@ -1,13 +1,13 @@
 """
 What one transaction on an environment's log reads before anything is decided, and writes afterwards.
 
-The lock is the first statement, and heads are never trusted across transactions: another process may have written
-in between.
+The lock is the first statement. Heads are trusted across transactions only where the engine says that nobody else
+has written in between.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from ledger.errors import (
     WrongExpectedVersion,
 )
 from ledger.heads import Head, head_row, metadata_row, new_row, read_head, tag_rows
+from ledger.known_heads import KnownHeads, LogEnd
 from ledger.writes import (
     Batch,
     Caller,
@@ -52,6 +53,7 @@ from projections.values import JsonObject
 EVENT_WEIGHT = 100  # bytes that an event takes beside its data, as the snapshot rule counts
 REFUSALS_KEPT = 100  # refusals of a run that are kept
 EXPIRED_KEYS_AT_ONCE = 200  # expired idempotency keys that a group clears away
+SALTS_AT_ONCE = 64  # salts of events that the system is asked for at once
 MICROSECONDS = 1_000_000  # in a second
 
 
@@ -60,6 +62,9 @@ class Transaction(Protocol):
 
     def now(self) -> Microseconds:
         """The clock that what is written gets its time from."""
+
+    def mark(self) -> Hashable | None:
+        """What stays the same until another connection commits; None where that cannot be told."""
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
@@ -96,6 +101,7 @@ class Group:
         environment: The environment that all writes belong to.
         rules: Limits and windows.
         clock: Microseconds since 1970-01-01 UTC; the transaction's own by default.
+        known: Heads that earlier groups left behind, None to read all anew.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Group:
         environment: Environment,
         rules: Rules,
         clock: Callable[[], Microseconds] | None,
+        known: KnownHeads | None = None,
     ) -> None:
         self._transaction = transaction
         self._environment_id = environment.id
@@ -115,6 +122,13 @@ class Group:
         self._run_key: int = log["last_run_key"]
         # Read behind the lock: what is recorded later is never recorded earlier.
         self.now = max((clock or transaction.now)(), log["last_recorded_at"])
+        self._recorded_at: Microseconds = log["last_recorded_at"]
+        self._mark = transaction.mark()
+        self._known_heads = None if self._mark is None else known
+        self._known: dict[str, Head] = {}
+        if self._known_heads is not None:
+            end = LogEnd(self._position, self._run_key, self._recorded_at, self._mark)
+            self._known = self._known_heads.take(end)
 
         self._heads: dict[str, Head] = {}
         self._heads_by_key: dict[int, Head] = {}
@@ -135,6 +149,8 @@ class Group:
         self._new_items: list[dict[str, Any]] = []
         self._to_remember: list[dict[str, Any]] = []
         self._to_forget: list[str] = []
+        self._salts = b""
+        self._salts_used = 0
 
     def read(self, writes: Iterable[Write]) -> None:
         """Read once what all of *writes* need."""
@@ -166,15 +182,8 @@ class Group:
             elif isinstance(command, ChangeMetadata) and (command.parent_operations or command.root_operations):
                 upwards.add(command.run_id)
         self._read_remembered(keys)
-        self._read_heads(statements.HEADS, run_ids)
-        above = {
-            key
-            for run_id in upwards
-            if (head := self._heads.get(run_id)) is not None
-            for key in (head.parent_key, head.root_key)
-            if key is not None and key not in self._heads_by_key
-        }
-        self._read_heads(statements.HEADS_BY_KEY, above)
+        self._find_heads(run_ids)
+        self._find_above(upwards)
         self._read_triggers(triggers)
         self._read_batches(items, batch_keys)
 
@@ -210,6 +219,10 @@ class Group:
                 "last_recorded_at": self.now,
             }
             send(statements.ADVANCE_LOG, [log])
+        if self._known_heads is not None:
+            recorded_at = self.now if self._events else self._recorded_at
+            end = LogEnd(self._position, self._run_key, recorded_at, self._mark)
+            self._known_heads.propose(end, self._known, self._heads)
 
     @property
     def recorded(self) -> Recorded:
@@ -354,7 +367,7 @@ class Group:
         for event in events:
             version += 1
             self._position += 1
-            salt = os.urandom(SALT_BYTES)
+            salt = self._salt()
             head.hash = event_hash(
                 head.hash,
                 self._environment,
@@ -391,6 +404,15 @@ class Group:
         if events:
             self._changed[head.key] = head
             self._keep_snapshot(head, version)
+
+    def _salt(self) -> bytes:
+        """16 random bytes that no other event has; the system is asked for many of them at once."""
+        start = self._salts_used * SALT_BYTES
+        if start == len(self._salts):
+            self._salts = os.urandom(SALTS_AT_ONCE * SALT_BYTES)
+            self._salts_used = start = 0
+        self._salts_used += 1
+        return self._salts[start : start + SALT_BYTES]
 
     def _keep_snapshot(self, head: Head, version: int) -> None:
         """Keep the metadata once the events since the last snapshot outweigh it."""
@@ -486,9 +508,28 @@ class Group:
             expired = self._rows(statements.EXPIRED_KEYS, now=self.now, count=EXPIRED_KEYS_AT_ONCE)
             self._to_forget = list({*self._to_forget, *(row["key"] for row in expired)})
 
-    def _read_heads(self, statement: Any, wanted: set[Any]) -> None:
-        for row in self._rows_in(statement, wanted):
+    def _find_heads(self, run_ids: Iterable[str]) -> None:
+        unknown = set()
+        for run_id in run_ids:
+            head = self._known.get(run_id)
+            if head is None:
+                unknown.add(run_id)
+            else:
+                self._keep_stored(head)
+        for row in self._rows_in(statements.HEADS, unknown):
             self._keep_stored(read_head(row))
+
+    def _find_above(self, run_ids: Iterable[str]) -> None:
+        """The parents and roots of runs that were found."""
+        found = [head for run_id in run_ids if (head := self._heads.get(run_id)) is not None]
+        self._find_heads(
+            {
+                run_id
+                for head in found
+                for run_id in (head.run.parent, head.run.root)
+                if run_id is not None and run_id not in self._heads
+            }
+        )
 
     def _read_triggers(self, keys: set[str]) -> None:
         for row in self._rows_in(statements.HEADS_BY_IDEMPOTENCY_KEY, keys):

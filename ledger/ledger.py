@@ -172,6 +172,7 @@ class Ledger:
         environment = (await self.log(difference.environment)).owner.id
         where = difference.environment, difference.run_id
         await self._store.write(lambda transaction: repair(transaction, environment, *where))
+        self._writer.forget_heads()
 
     async def checkpoint(self, key: "SigningKey") -> list[Checkpoint]:
         """

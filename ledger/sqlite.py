@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cache, partial
@@ -347,6 +347,15 @@ class SqliteTransaction:
     def now(self) -> Microseconds:
         """The clock of this machine, which whoever has the file open shares."""
         return time.time_ns() // 1000
+
+    def mark(self) -> Hashable:
+        """
+        SQLite's number for what other connections committed, with the connection that it belongs to.
+
+        The connection itself and not its address: that may be given to the next one.
+        """
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return self._connection, version
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""

@@ -20,11 +20,13 @@ from ledger.commit import Committed, commit_group
 from ledger.erase import erase
 from ledger.errors import Busy, LedgerError, Overloaded
 from ledger.group import Recorded, Transaction
+from ledger.known_heads import KnownHeads
 from ledger.writes import CreateBatch, Environment, EraseKey, Outcome, Rules, Write
 from projections.times import Microseconds
 
 WAITING_MAX = 10_000  # writes that may wait; beyond that callers are told to come back
 GROUP_MAX = 512  # writes in one transaction, which bounds how long one holds the lock
+ENVIRONMENTS_KNOWN_MAX = 16  # environments of which heads are kept in memory
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -75,6 +77,7 @@ class Writer:
         self._publish = publish
         self._waiting: dict[Environment, deque[_Waiting]] = {}  # The environment whose turn it is comes first.
         self._count = 0
+        self._known: dict[Environment, KnownHeads] = {}  # The environment that was written last comes last.
         self._writing: dict[Environment, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
         self._closing = False
@@ -109,6 +112,10 @@ class Writer:
         self._count += 1
         self._arrived.set()
         return await answer  # Cancelled with its caller; the write itself goes on.
+
+    def forget_heads(self) -> None:
+        """Read all heads anew: this process itself changed some without an event."""
+        self._known.clear()
 
     async def close(self) -> None:
         """Carry out what is waiting, refuse what comes later, and end the task."""
@@ -188,6 +195,7 @@ class Writer:
             for waiting in group:
                 await self._commit_alone(waiting)
         else:
+            self._known_heads(group[0].environment).confirm()
             for waiting, outcome in zip(group, outcomes, strict=True):
                 _answer(waiting, outcome)
             if self._publish is not None and recorded.rows:
@@ -212,8 +220,16 @@ class Writer:
                 writes=[waiting.write for waiting in group],
                 rules=self._rules,
                 clock=self._clock,
+                known=self._known_heads(environment),
             )
         )
+
+    def _known_heads(self, environment: Environment) -> KnownHeads:
+        known = self._known.pop(environment, None) or KnownHeads(self._rules.metadata_bytes_max)
+        self._known[environment] = known
+        if len(self._known) > ENVIRONMENTS_KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return known
 
 
 def _commit_group(
@@ -222,11 +238,12 @@ def _commit_group(
     writes: Sequence[Write],
     rules: Rules,
     clock: Callable[[], int] | None,
+    known: KnownHeads,
 ) -> Committed:
     first = writes[0]
     if isinstance(first.command, EraseKey):
         return erase(transaction, environment, first.command, first.caller, first.idempotency, rules, clock)
-    return commit_group(transaction, environment, writes, rules, clock)
+    return commit_group(transaction, environment, writes, rules, clock, known)
 
 
 def _answer(waiting: _Waiting, outcome: Outcome | Exception) -> None:

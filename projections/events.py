@@ -175,10 +175,15 @@ class Event:
         return load_body(self.type, self.data)
 
 
+def operation_event(operation: Operation) -> NewEvent:
+    """Write down an operation that was accepted, as it will be stored."""
+    return NewEvent(operation.event_type, _operation_data(operation), operation.occurred_at)
+
+
 def new_event(body: Body) -> NewEvent:
     """Write down what happened, as it will be stored."""
     if isinstance(body, MetadataOperation):
-        return NewEvent(body.event_type, _operation_data(body), body.occurred_at)
+        return operation_event(body)
     members: dict[str, Any] = body.model_dump(by_alias=True, mode="json")
     if isinstance(body, RunCreated):
         expires = members.pop("idempotencyExpiresAt")
@@ -206,10 +211,10 @@ def load_body(event_type: str, data: str) -> StoredBody:
 
 
 def _operation_data(operation: Operation) -> str:
-    match operation:
-        case Delete(key=key):
-            return values.dump({"key": key})
-        case Update(value=value):
-            return values.dump({"value": value})
+    match operation.type:
+        case "delete":
+            return values.dump({"key": operation.key})
+        case "update":
+            return values.dump({"value": operation.value})
         case _:
             return values.dump({"key": operation.key, "value": operation.value})

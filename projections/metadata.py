@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from pydantic import JsonValue
 
 from projections.errors import BadPath, OutOfBounds
-from projections.operations import AppendItem, Delete, Increment, Operation, RemoveItem, Set, Update
+from projections.operations import Operation
 from projections.paths import Path, list_index, literal, parse_key
 from projections.size import LIST_INDEX_MAX
 from projections.values import JsonObject, equal, number
@@ -76,28 +76,35 @@ def apply(metadata: JsonObject, operation: Operation) -> JsonObject:
         BadPath: The key is one that no operation may use.
         OutOfBounds: A sum too large for a double, or a list index past 65,535.
     """
-    match operation:
-        case Set(key=key, value=value):
-            return _change(metadata, key, lambda _: value)
-        case Delete(key=key):
-            return _delete(metadata, literal(key))
-        case AppendItem(key=key, value=value):
-            return _change(metadata, key, lambda current: _appended(current, value))
-        case RemoveItem(key=key, value=value):
-            return _change(metadata, key, lambda current: _removed(current, value))
-        case Increment(key=key, value=amount):
+    # By the name of the type: pydantic's classes take their time to say what is an instance of them.
+    match operation.type:
+        case "set":
+            value = operation.value
+            return _change(metadata, operation.key, lambda _: value)
+        case "delete":
+            return _delete(metadata, literal(operation.key))
+        case "append":
+            item = operation.value
+            return _change(metadata, operation.key, lambda current: _appended(current, item))
+        case "remove":
+            unwanted = operation.value
+            return _change(metadata, operation.key, lambda current: _removed(current, unwanted))
+        case "increment":
+            key, amount = operation.key, operation.value
             return _change(metadata, key, lambda current: _incremented(key, current, amount))
-        case Update(value=value):
-            return value
+        case "update":
+            return operation.value
         case _:
             assert_never(operation)
 
 
 def gap(metadata: JsonObject, operation: Operation) -> int:
     """How many nulls *operation* fills in below the list index that its key names."""
-    if isinstance(operation, Delete | RemoveItem | Update):
-        return 0
-    path = parse_key(operation.key)
+    match operation.type:
+        case "delete" | "remove" | "update":
+            return 0
+        case _:
+            path = parse_key(operation.key)
     if path.literal or (index := list_index(path.names[-1])) is None:
         return 0
     container = value_at(metadata, Path(path.names[:-1], literal=False))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from projections import values
 from projections.errors import BadPath, KeySize, OutOfBounds, TooLarge
-from projections.events import NewEvent, new_event
+from projections.events import NewEvent, operation_event
 from projections.metadata import CannotApply, apply, gap
 from projections.operations import Delete, Operation, Update
 from projections.size import DEPTH_MAX, LIST_GAPS_MAX, size_bytes
@@ -106,7 +106,7 @@ def decide(snapshot: Snapshot, operations: Sequence[Operation], metadata_bytes_m
             if gaps > LIST_GAPS_MAX:
                 text = f"one request may fill in at most {LIST_GAPS_MAX:,} nulls below list indexes, here {gaps:,}"
                 raise OutOfBounds(getattr(operation, "key", None), text, LIST_GAPS_MAX, index)
-            event = new_event(operation)
+            event = operation_event(operation)
             # The data holds the value and little else, so most values need not be written a second time.
             if len(event.data) * 4 > metadata_bytes_max:
                 _check_value(operation, index, metadata_bytes_max)

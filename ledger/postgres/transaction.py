@@ -58,6 +58,9 @@ class PostgresTransaction:
         assert self._now is not None
         return self._now
 
+    def mark(self) -> None:
+        """The database cannot tell at once whether anybody else committed."""
+
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
         rows: Sequence[Any] = self._round_trip(statement, parameters)
