@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from api import (
     auth,
@@ -24,9 +24,9 @@ from api import (
 )
 from api.access import Access, Owner
 from api.cors import Cors
+from api.failures import Failures
 from api.metrics import counted
 from api.pages.routes import PAGES
-from api.problems import HANDLERS
 from api.scopes import guarded
 from api.sessions import Sessions
 from api.streams import StreamLimits, Streams
@@ -97,11 +97,19 @@ def create_app(
         contract.check_described(route)
     streams = Streams(stream_limits)
     sessions = None if master is None else Sessions(ledger.keys, master)
-    door = (
-        Middleware(Owner, log=log)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        streams.close()
+        await ledger.close()
+
+    app = Starlette(routes=[*(counted(guarded(route)) for route in ROUTES), *PAGES], lifespan=lifespan)
+    door: ASGIApp = (
+        Owner(app.router, log)
         if for_owner
-        else Middleware(
-            Access,
+        else Access(
+            app.router,
             ledger=ledger,
             log=log,
             rate_limit=rate_limit,
@@ -111,21 +119,9 @@ def create_app(
         )
     )
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        streams.close()
-        await ledger.close()
-
-    app = Starlette(
-        routes=[*(counted(guarded(route)) for route in ROUTES), *PAGES],
-        exception_handlers=HANDLERS,
-        middleware=[door],
-        lifespan=lifespan,
-    )
     app.state.streams = streams
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
-    if cors_origins:
-        # Around everything, so that a page can also read why it was refused, and that the server failed.
-        app.middleware_stack = Cors(app.build_middleware_stack(), cors_origins)
+    answering = Failures(door)
+    # Around everything, so that a page can also read why it was refused, and that the server failed.
+    app.middleware_stack = Cors(answering, cors_origins) if cors_origins else answering
     return app

@@ -7,10 +7,12 @@ label is a series that Prometheus keeps.
 Several processes on one address count into files of a folder that they share, so any of them answers for all.
 """
 
+import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -21,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from api.failures import BEGUN
 from api.parameters import NO_QUERY
 from api.problems import problem_of
 from api.requests import log_of
@@ -35,7 +38,20 @@ _registry = CollectorRegistry()
 _requests = Counter(
     "run_ledger_requests", "Requests, by their outcome.", ("method", "route", "status"), registry=_registry
 )
-_durations = Histogram(
+
+
+class _Seconds(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def add(self, counts: Sequence[int], seconds: float) -> None:
+        """Take observations of so many *seconds* in all, given how many fall into each bucket."""
+        self._sum.inc(seconds)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
+
+_durations = _Seconds(
     "run_ledger_request_seconds",
     "Time until the answer to a request is known; of a live stream, until it begins.",
     ("method", "route"),
@@ -63,13 +79,10 @@ class _Counted:
 
     def __init__(self, route: Route) -> None:
         self._endpoint: Endpoint = route.endpoint
-        self._path = route.path
-        self._timers = {method: _durations.labels(method, route.path).observe for method in (route.methods or ())}
-        self._counters: dict[tuple[str, int], Counter] = {}
+        self._tallies = {method: _Tally(method, route.path) for method in (route.methods or ())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        method = scope["method"]
         started = time.perf_counter()
         status = 500
         try:
@@ -79,12 +92,55 @@ class _Counted:
             status = _status_of(error)
             raise
         finally:
-            self._timers[method](time.perf_counter() - started)
-            counter = self._counters.get((method, status))
-            if counter is None:  # Naming it costs more than counting.
-                counter = self._counters[method, status] = _requests.labels(method, self._path, status)
-            counter.inc()
+            self._tallies[scope["method"]].take(status, time.perf_counter() - started)
+        scope[BEGUN] = True
         await answer(scope, receive, send)
+
+
+class _Tally:
+    """
+    The requests of a method and route that no figure holds yet.
+
+    Each figure is guarded by a lock, and in several processes by a file. So all requests of one turn of the event
+    loop are handed on together, after their answers.
+    """
+
+    def __init__(self, method: str, path: str) -> None:
+        self._labels = method, path
+        self._durations: _Seconds = _durations.labels(method, path)
+        self._requests: dict[int, Counter] = {}
+        self._statuses: dict[int, int] = {}
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._seconds = 0.0
+
+    def take(self, status: int, seconds: float) -> None:
+        """Count a request."""
+        statuses = self._statuses
+        if not statuses:
+            _untold.append(self)
+            asyncio.get_running_loop().call_soon(_tell)
+        statuses[status] = statuses.get(status, 0) + 1
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._seconds += seconds
+
+    def tell(self) -> None:
+        """Hand on what was counted."""
+        for status, count in self._statuses.items():
+            if status not in self._requests:
+                self._requests[status] = _requests.labels(*self._labels, status)
+            self._requests[status].inc(count)
+        self._durations.add(self._counts, self._seconds)
+        self._statuses.clear()
+        self._counts = [0] * len(self._counts)
+        self._seconds = 0.0
+
+
+_untold: list[_Tally] = []
+
+
+def _tell() -> None:
+    while _untold:
+        _untold.pop().tell()
 
 
 def stream_opened() -> None:
@@ -100,6 +156,7 @@ def stream_closed() -> None:
 async def get_metrics(request: Request) -> Response:
     """Answer all figures in Prometheus' text format."""
     NO_QUERY.of(request)
+    _tell()
     registry = _registry
     if _FOLDER in os.environ:
         registry = CollectorRegistry()

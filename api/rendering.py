@@ -19,17 +19,19 @@ from projections.metadata import Absent
 from projections.runs import Run
 from projections.times import format_time
 
+_JSON_TYPE = b"content-type", b"application/json"
+
 
 class JsonText(Response):
     """An answer whose body is JSON text; its few headers are written down without a search through them."""
 
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Write down the headers: two that every answer has, then *headers*."""
-        self.raw_headers = [
-            (b"content-length", b"%d" % len(self.body)),
-            (b"content-type", b"application/json"),
-            *[(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
-        ]
+    def __init__(self, text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = text.encode()
+        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), _JSON_TYPE]
+        if headers:
+            self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

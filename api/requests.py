@@ -14,7 +14,7 @@ from api.tokens import PublicToken
 from ledger.keys import ApiKey
 from ledger.log import Log
 from ledger.run_ids import RUN_ID
-from ledger.writes import ANONYMOUS, Caller, IdempotencyKey
+from ledger.writes import ANONYMOUS, NOBODY, Caller, IdempotencyKey
 from projections import values
 from projections.size import BODY_BYTES_MAX
 
@@ -53,8 +53,8 @@ def run_id_of(request: Request) -> str:
     return run_id
 
 
-def header(request: Request, name: bytes) -> str | None:
-    """A header by its lower-case name; a repeated one is one list (RFC 9110, 5.3)."""
+def headers_of(request: Request) -> dict[bytes, bytes]:
+    """The headers by their lower-case names; a repeated one is one list (RFC 9110, 5.3)."""
     scope = request.scope
     headers: dict[bytes, bytes] | None = scope.get("run_ledger.headers")
     if headers is None:
@@ -65,7 +65,12 @@ def header(request: Request, name: bytes) -> str | None:
                 lines.setdefault(key, []).append(line)
             headers = {key: b", ".join(found) for key, found in lines.items()}
         scope["run_ledger.headers"] = headers
-    value = headers.get(name)
+    return headers
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """A header by its lower-case name."""
+    value = headers_of(request).get(name)
     return None if value is None else value.decode("latin-1")
 
 
@@ -133,23 +138,27 @@ async def read_bytes(request: Request) -> bytes:
 
 async def _whole(request: Request) -> bytes:
     _refuse_encoding(request)
-    declared = header(request, b"content-length") or ""
-    if declared.isdecimal() and int(declared[:20]) > BODY_BYTES_MAX:
+    declared = headers_of(request).get(b"content-length", b"")
+    if declared.isdigit() and int(declared[:20]) > BODY_BYTES_MAX:
         raise _too_long(int(declared[:20]))
-    chunks = []
+    body = b""
+    rest: list[bytes] = []
     length = 0
     more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
+        chunk: bytes = message.get("body", b"")
         length += len(chunk)
         if length > BODY_BYTES_MAX:
             raise _too_long(length)
-        chunks.append(chunk)
+        if body:
+            rest.append(chunk)
+        else:
+            body = chunk  # Most bodies come in one piece.
         more = message.get("more_body", False)
-    return b"".join(chunks)
+    return b"".join((body, *rest)) if rest else body
 
 
 async def read_optional(request: Request, adapter: TypeAdapter[_Body]) -> tuple[_Body, IdempotencyKey | None]:
@@ -185,11 +194,13 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
 
     Source: draft-ietf-httpapi-idempotency-key-header; the SDK's `x-trigger-request-idempotency-key`.
     """
-    key = header(request, b"idempotency-key")
-    if key is None:
-        key = header(request, b"x-trigger-request-idempotency-key")
-        if key is None:
+    headers = headers_of(request)
+    shown = headers.get(b"idempotency-key")
+    if shown is None:
+        shown = headers.get(b"x-trigger-request-idempotency-key")
+        if shown is None:
             return None
+    key = shown.decode("latin-1")
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -202,8 +213,8 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     digest = sha256(body).digest()
     # Whoever holds another public token did not send this request before, whatever key it guesses.
     token: PublicToken | None = scope.get("run_ledger.token")
-    shown = b"" if token is None else bytes.fromhex(token.digest)
-    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest + shown).digest())
+    holder = b"" if token is None else bytes.fromhex(token.digest)
+    return IdempotencyKey(key, sha256(f"{scope['method']} {scope['path']}\n".encode() + digest + holder).digest())
 
 
 def expected_versions(request: Request) -> frozenset[int] | None:
@@ -212,6 +223,8 @@ def expected_versions(request: Request) -> frozenset[int] | None:
 
     Weak tags never match, and `*` accepts whatever exists (RFC 9110, 13.1.1).
     """
+    if b"if-match" not in headers_of(request):
+        return None
     tags = _entity_tags(request, "if-match")
     if tags is None:
         return None
@@ -220,7 +233,7 @@ def expected_versions(request: Request) -> frozenset[int] | None:
 
 def has_tag(request: Request, tag: str) -> bool:
     """Whether `If-None-Match` says that the caller has what this entity tag stands for (weak comparison)."""
-    if header(request, b"if-none-match") is None:
+    if b"if-none-match" not in headers_of(request):
         return False
     tags = _entity_tags(request, "if-none-match")
     return tags is None or any(shown == tag for _, shown in tags)
@@ -229,6 +242,8 @@ def has_tag(request: Request, tag: str) -> bool:
 def caller_of(request: Request, actor: str | None) -> Caller:
     """Who asks: the key, and for whom the body says it does; in an open ledger the name that the body gives."""
     trace = header(request, b"traceparent")
+    if trace is None and actor is None and "run_ledger.key" not in request.scope:
+        return NOBODY
     if trace is not None and not _TRACEPARENT.fullmatch(trace):
         trace = None  # A broken trace context is to be ignored, says W3C Trace Context.
     key: ApiKey | None = request.scope.get("run_ledger.key")
@@ -263,14 +278,18 @@ def _unsupported(name: str, value: str | None, way_out: str) -> Problem:
 
 
 def _refuse_other_than_json(request: Request) -> None:
+    if headers_of(request).get(b"content-type") == b"application/json":
+        return
     content_type = header(request, b"content-type")
-    if content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type or ""):
+    if not _JSON_TYPE.fullmatch(content_type or ""):
         raise _unsupported(
             "Content-Type", content_type, "send the body as JSON with the header Content-Type: application/json"
         )
 
 
 def _refuse_encoding(request: Request) -> None:
+    if b"content-encoding" not in headers_of(request):
+        return
     encoding = header(request, b"content-encoding") or "identity"
     if encoding.lower() != "identity":
         raise _unsupported("Content-Encoding", encoding, "send the body uncompressed")

@@ -1,6 +1,6 @@
 """One environment's log: what a caller can ask of it, and what it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -121,8 +121,7 @@ class Created:
     is_replay: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """
     Metadata after a write.
 
@@ -915,14 +914,14 @@ class Log:
             return selection
         return replace(selection, judge=judge_by(self._audits, self.now))
 
-    async def _write(
+    def _write(
         self,
         command: Command,
         caller: Caller,
         idempotency: IdempotencyKey | None,
         one_time: OneTime | None = None,
-    ) -> Outcome:
-        return await self._writer.submit(self._environment, Write(command, caller, idempotency, one_time))
+    ) -> Awaitable[Outcome]:
+        return self._writer.submit(self._environment, Write(command, caller, idempotency, one_time))
 
 
 def _relative(columns: Sequence[str | None]) -> Relative | None:

@@ -46,7 +46,7 @@ class Transactions(Protocol):
         """Run *work* in one write transaction and commit it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     environment: Environment
     write: Write
@@ -81,7 +81,8 @@ class Writer:
         self._writing: dict[Environment, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
         self._closing = False
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="ledger-writer")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="ledger-writer")
 
     @property
     def is_alive(self) -> bool:
@@ -100,11 +101,11 @@ class Writer:
             LedgerError: It was not carried out.
             Refusal: It broke a rule of metadata.
         """
-        if not self.is_alive:
+        if self._closing or self._task.done():
             raise Busy("the ledger is closing; nothing was written, send the request again")
         if self._count >= WAITING_MAX:
             raise Overloaded(self._count)
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
         queue = self._waiting.get(environment)
         if queue is None:
             queue = self._waiting[environment] = deque()

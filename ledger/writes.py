@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -21,8 +21,7 @@ IDEMPOTENCY_S = 7 * 86_400  # seconds for which an idempotency key is remembered
 ListName = Literal["operations", "parentOperations", "rootOperations"]
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(NamedTuple):
     """
     A tenant.
 
@@ -35,8 +34,7 @@ class Environment:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(NamedTuple):
     """
     Who asks.
 
@@ -262,8 +260,7 @@ class EraseKey:
 Command = CreateRun | CreateBatch | ChangeMetadata | ChangeStatus | TagRun | EraseKey
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One request to the log: what, who, the key that makes a retry harmless, and what lets it through once."""
 
     command: Command
@@ -290,8 +287,7 @@ class UnappliedOperation:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """
     What was done, and is durable.
 

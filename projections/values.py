@@ -154,7 +154,7 @@ def _constant(_: str) -> JsonValue:
 def _strict(text: str) -> JsonValue:
     try:
         value = _read(text)
-        if _HALF_ESCAPE.search(text):
+        if "\\u" in text and _HALF_ESCAPE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # A pair of halves passes, half a pair does not.
     except (_NotStrict, UnicodeEncodeError):
         raise _first_fault(text) from None
@@ -283,7 +283,21 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-_read: Callable[[str], JsonValue] = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _read(text: str) -> JsonValue:
+    """Decode; where no space lies around a value, without looking for any."""
+    value: JsonValue
+    try:
+        value, end = _decoder.raw_decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    if end != len(text):
+        value = _decoder.decode(text)
+    return value
+
+
 _encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 
 
