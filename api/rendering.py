@@ -1,6 +1,7 @@
 """How runs and events look on the wire. Text that is JSON already is put in as it is."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
@@ -46,10 +47,16 @@ def event_text(event: Event) -> str:
     occurred = "null" if event.occurred_at is None else f'"{format_time(event.occurred_at)}"'
     return (
         f'{{"position":{event.position},"runId":"{event.run_id}","version":{event.version},"type":"{event.type}",'
-        f'{lifted}"data":{event.data},"actor":{values.dump(event.actor)},"attempt":{event.attempt},'
+        f'{lifted}"data":{event.data},"actor":{_name_text(event.actor)},"attempt":{event.attempt},'
         f'"headers":{event.headers},"occurredAt":{occurred},"recordedAt":"{format_time(event.recorded_at)}",'
         f'"hash":"{event.hash.hex()}"}}'
     )
+
+
+@lru_cache(maxsize=1_024)
+def _name_text(name: str) -> str:
+    """A name that stands in many events."""
+    return values.dump(name)
 
 
 def entry_text(entry: Entry) -> str:

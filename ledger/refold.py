@@ -98,15 +98,15 @@ def _depth(stored: object) -> int:
 def read_event(row: Mapping[str, Any], run_id: str) -> Event:
     """An event from its row."""
     return Event(
-        position=row["position"],
-        run_id=run_id,
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        actor=row["actor"],
-        attempt=row["attempt"],
-        headers=row["headers"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        hash=row["hash"],
+        row["position"],
+        run_id,
+        row["version"],
+        row["type"],
+        row["data"],
+        row["actor"],
+        row["attempt"],
+        row["headers"],
+        row["occurred_at"],
+        row["recorded_at"],
+        row["hash"],
     )

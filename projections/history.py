@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from projections import values
-from projections.events import Event, Redacted, RunCreated, RunErased, StoredBody
+from projections.events import Event, Redacted, RunCreated, RunErased, StoredBody, is_operation
 from projections.metadata import ABSENT, Absent, blank, evolve, remove_places, value_at
 from projections.operations import Delete, MetadataOperation, Update
 from projections.paths import Path, literal, parse_key
@@ -40,11 +40,11 @@ def replay(metadata: JsonObject, events: Iterable[Event]) -> Iterator[tuple[Even
 
 def metadata_after(metadata: JsonObject, body: StoredBody) -> JsonObject:
     """One step of the fold over all kinds of events; most steps of a run's life leave its metadata alone."""
+    if is_operation(body):  # As most are.
+        return evolve(metadata, body)
     match body:
         case RunCreated():
             return body.metadata
-        case MetadataOperation():
-            return evolve(metadata, body)
         case Redacted(key=key, removed=removed):
             return blank(metadata, key) if body.blank else remove_places(metadata, key, removed)
         case _:
@@ -78,6 +78,8 @@ def effect(body: StoredBody, before: JsonObject, after: JsonObject) -> Effect:
     What an event did: to the value that its key names, or for `metadata.updated` to the top-level members that it
     changed, as objects of those. Creation has only an after, all of the first metadata; other events have neither.
     """
+    if is_operation(body) and (named := named_path(body)) is not None:  # As most are.
+        return Effect(value_at(before, named), value_at(after, named))
     match body:
         case RunCreated():
             return Effect(ABSENT, after)
@@ -88,8 +90,8 @@ def effect(body: StoredBody, before: JsonObject, after: JsonObject) -> Effect:
                 if not _same(before.get(name, ABSENT), after.get(name, ABSENT))
             }
             return Effect(_only(before, changed), _only(after, changed))
-        case MetadataOperation() | Redacted() if (named := named_path(body)) is not None:
-            return Effect(value_at(before, named), value_at(after, named))
+        case Redacted() if (path := named_path(body)) is not None:
+            return Effect(value_at(before, path), value_at(after, path))
         case _:
             return Effect(ABSENT, ABSENT)
 
@@ -99,7 +101,8 @@ def named_path(operation: MetadataOperation | Redacted) -> Path | None:
     key: str | None = getattr(operation, "key", None)
     if key is None:
         return None
-    return literal(key) if isinstance(operation, Delete) else parse_key(key)
+    is_literal = not isinstance(operation, Redacted) and operation.event_type == Delete.event_type
+    return literal(key) if is_literal else parse_key(key)
 
 
 def grown_bytes(before: JsonValue | Absent, after: JsonValue | Absent) -> int:

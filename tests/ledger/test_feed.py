@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ async def rest(subscription: Subscription) -> list[Event]:
 
 def unredacted(found: list[Event]) -> list[Event]:
     """Events without the data of those that may have lost some since; their hashes stand for it."""
-    return [replace(event, data="") if event.type.startswith("metadata.") else event for event in found]
+    return [event._replace(data="") if event.type.startswith("metadata.") else event for event in found]
 
 
 def positions(found: list[Event]) -> list[int]:

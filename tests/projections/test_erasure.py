@@ -36,14 +36,9 @@ def recorded(*bodies: Any) -> list[Event]:
 def erased(events: Sequence[Event], path: Path) -> list[Event]:
     cuts = find_cuts(path, events)
     return [
-        Event(
-            **{
-                **{name: getattr(event, name) for name in Event.__dataclass_fields__},
-                "data": redact(event.type, event.data, cuts[event.version])
-                if event.version in cuts
-                else event.data,
-            }
-        )
+        event._replace(data=redact(event.type, event.data, cuts[event.version]))
+        if event.version in cuts
+        else event
         for event in events
     ]
 
