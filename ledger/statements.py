@@ -12,7 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 from sqlalchemy import (
     Column,
     ColumnElement,
+    FromClause,
     Integer,
+    ScalarSelect,
     Select,
     and_,
     bindparam,
@@ -168,17 +170,28 @@ USE_API_KEY = (
 # --- heads ---
 
 
-def _heads() -> Select[tuple[object, ...]]:
-    """Heads with the ids of their parent and root, which are looked up only where there are any."""
+def _id_above(key: ColumnElement[Any], above: FromClause) -> ScalarSelect[Any]:
+    """
+    The id of the run above one, which is looked up only where there is any.
+
+    Not joined: PostgreSQL joins by the environment alone as long as it takes that for small, and reads all of it
+    for every head.
+    """
     return (
-        select(runs, parents.c.run_id.label("parent"), roots.c.run_id.label("root"))
-        .outerjoin(
-            parents,
-            (parents.c.environment_id == runs.c.environment_id) & (parents.c.run_key == runs.c.parent_key),
-        )
-        .outerjoin(roots, (roots.c.environment_id == runs.c.environment_id) & (roots.c.run_key == runs.c.root_key))
-        .where(runs.c.environment_id == _environment)
+        select(above.c.run_id)
+        .where(above.c.environment_id == _environment, above.c.run_key == key)
+        .correlate(runs)
+        .scalar_subquery()
     )
+
+
+def _heads() -> Select[tuple[object, ...]]:
+    """Heads with the ids of their parent and root."""
+    return select(
+        runs,
+        _id_above(runs.c.parent_key, parents).label("parent"),
+        _id_above(runs.c.root_key, roots).label("root"),
+    ).where(runs.c.environment_id == _environment)
 
 
 # Heads by run id; by run key; by the trigger's idempotency key (newest first). `values` is a list.
@@ -708,7 +721,14 @@ LOGS = (
 COUNT_EVENTS = select(func.count().label("count")).where(events.c.environment_id == _environment)
 
 # Heads in the order of their keys, with the depth of the parent; one of them.
-ALL_HEADS = _heads().add_columns(parents.c.depth.label("parent_depth")).order_by(runs.c.run_key)
+ALL_HEADS = (
+    _heads()
+    .add_columns(parents.c.depth.label("parent_depth"))
+    .outerjoin(
+        parents, (parents.c.environment_id == runs.c.environment_id) & (parents.c.run_key == runs.c.parent_key)
+    )
+    .order_by(runs.c.run_key)
+)
 ONE_HEAD = ALL_HEADS.where(runs.c.run_id == bindparam("run_id"))
 
 # Events run by run in the order of their versions; those of one run.

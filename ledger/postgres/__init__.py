@@ -4,7 +4,7 @@ The engine for many nodes: one PostgreSQL database, shared by any number of proc
 psycopg 3, its connections used in threads: so transactions, verification and erasure are the same code on both
 engines, and a read is one hop to a thread whatever it takes. Round trips are what costs here. BEGIN goes out with
 the first statement of a transaction; what writes is kept back and goes out with the next question, or with COMMIT;
-statements are prepared once.
+statements are prepared once, and take many rows each.
 
 The first statement of a write locks the row of the environment's log. Nothing else is ever waited for, so there is
 no deadlock; a process that freezes while it holds the lock loses its connection after ten seconds.
@@ -13,6 +13,7 @@ no deadlock; a process that freezes while it holds the lock loses its connection
     transaction.py    transactions, to write and to read
     connection.py     a connection, and what it may wait for
     listener.py       the connection on which a node hears that another one wrote
+    rows.py           rows to write, many of them in one statement
     texts.py          how statements and texts are written
     failures.py       what the driver says, in the ledger's words
     schema.py         migrating, distributing, and which release made the tables

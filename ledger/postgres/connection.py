@@ -9,6 +9,7 @@ from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from ledger.errors import UnusableDatabase
+from ledger.postgres.rows import NoNumber, NoNumberDumper
 from ledger.postgres.texts import STATEMENTS_KEPT, EscapedBinaryText, EscapedText
 
 TIMEOUT_MS = 10_000  # milliseconds that a statement may last
@@ -25,20 +26,31 @@ _KEEPALIVES = {
     "tcp_user_timeout": 2 * TIMEOUT_MS,
 }
 
+# A write names its rows by their keys. So one plan is right whatever the keys are, and none that reads a whole
+# table ever is: the server would choose that while a table is small, and keep it while the table grows.
+_PLANS = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; "
 
-def connect(target: Mapping[str, Any]) -> psycopg.Connection[Any]:
-    """Open a connection and set it up: BEGIN and COMMIT are ours to send, not the driver's."""
+
+def connect(target: Mapping[str, Any], *, writes: bool = False) -> psycopg.Connection[Any]:
+    """
+    Open a connection and set it up: BEGIN and COMMIT are ours to send, not the driver's.
+
+    Args:
+        target: Where to, in libpq's words.
+        writes: Its statements are those of a write.
+    """
     connection: psycopg.Connection[Any] = psycopg.connect(**target, autocommit=True)
     try:
         connection.prepare_threshold = 1
         connection.prepared_max = STATEMENTS_KEPT
         adapters = connection.adapters
         adapters.register_dumper(int, Int8Dumper)  # One prepared statement, however large the numbers are.
+        adapters.register_dumper(NoNumber, NoNumberDumper)
         adapters.register_loader("text", EscapedText)
         adapters.register_loader("text", EscapedBinaryText)
         connection.execute(
             f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
-            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
+            f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; {_PLANS if writes else ''}"
             # What is acknowledged is on disk, whatever the server's default is.
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') = 'off'"

@@ -200,7 +200,7 @@ class PostgresStore:
                 return result
 
     def _new_writer(self) -> _Writer:
-        connection = connect(self._target)
+        connection = connect(self._target, writes=True)
         writer = _Writer(connection, connection.info.backend_pid)
         self._writer_pids.add(writer.pid)
         return writer

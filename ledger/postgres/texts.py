@@ -52,6 +52,11 @@ def _read_text(text: str) -> str:
     return text.replace(f"{_ESCAPE}\ufdd1", _NUL).replace(f"{_ESCAPE}\ufdd2", _ESCAPE)
 
 
+def holds_nul(text: str) -> bool:
+    """Whether a text is stored otherwise than as it is."""
+    return _NUL in text or _ESCAPE in text
+
+
 def storable(value: Any) -> Any:
     """A value as it is stored: text without NUL, anything else as it is."""
     if type(value) is str and (_NUL in value or _ESCAPE in value):

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from ledger import statements
 from ledger.errors import OutcomeUnknown
 from ledger.postgres.failures import is_lost, reason
+from ledger.postgres.rows import send
 from ledger.postgres.texts import ask, values_of, written
 from ledger.reading import complete
 from projections.times import Microseconds
@@ -130,9 +131,7 @@ class PostgresTransaction:
             self._connection.execute(self._begin)
             self._begin = None
         for statement, rows in self._kept_back:
-            text, slots = written(statement)
-            with psycopg.RawCursor(self._connection) as cursor:
-                cursor.executemany(text, [values_of(slots, row) for row in rows])
+            send(self._connection, statement, rows)
             if statement is statements.ADVANCE_LOG:
                 self._connection.execute(f"NOTIFY {CHANNEL}")
         self._kept_back.clear()

@@ -1,5 +1,6 @@
 """Every statement stays within one environment, so that a distributed database can send it to one server."""
 
+import re
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from inspect import isfunction, unwrap
@@ -27,6 +28,7 @@ from sqlalchemy.sql.selectable import Alias, FromClause, Join
 
 from ledger import distribute, sqlite, statements
 from ledger.errors import UnusableDatabase
+from ledger.postgres.rows import ROWS_MAX, together
 from ledger.postgres.texts import written
 from ledger.statements import Narrowing
 from ledger.store import distribute as distribute_database
@@ -158,11 +160,89 @@ def test_every_function_that_makes_a_statement_is_walked() -> None:
     assert {name for name in made if not name.startswith("_")} == {name for name, _ in built()}
 
 
+# What is sent with many rows at once. Whatever is missing here is sent row by row.
+OF_MANY_ROWS = {
+    *("ADD_API_KEY", "ADD_BATCHES", "ADD_BATCH_ITEMS", "ADD_CHECKPOINT", "ADD_EVENTS", "ADD_HEADS", "ADD_LOG"),
+    *("ADD_REFUSALS", "ADD_RUN_TAGS", "ADD_SNAPSHOTS", "OPEN_ERASURE", "REMEMBER"),
+    *(
+        "CHANGE_BATCHES",
+        "CHANGE_HEADS",
+        "CHANGE_METADATA",
+        "CHANGE_REFUSAL",
+        "CHANGE_SNAPSHOT",
+        "CHANGE_UNAPPLIED",
+    ),
+    *("REDACT_EVENT", "REPAIR_HEAD"),
+}
+
+
+def of_many_rows() -> Iterator[tuple[str, str]]:
+    """The texts that are sent for several rows."""
+    for name, statement in STATEMENTS.items():
+        if (form := together(statement)) is not None:
+            for number in (2, 4, ROWS_MAX):
+                yield f"{name} {number}", form.text(number).decode()
+
+
+TEXTS = dict(of_many_rows())
+COLUMN = distribute.COLUMN
+
+
+def reaches_past(text: str) -> bool:
+    """Whether a text that writes many rows may touch those of an environment that no parameter of it names."""
+    if text.startswith("INSERT INTO "):
+        columns, _, rest = text.partition("(")[2].partition(")")
+        rows = re.sub(r"\$\d+", "$", rest.removeprefix(" VALUES "))
+        width = len(columns.split(", "))
+        row = f"({', '.join('$' * width)})"
+        return COLUMN not in columns.split(", ") or not re.fullmatch(
+            re.escape(row) + rf"(, {re.escape(row)})*( ON CONFLICT DO NOTHING)?", rows
+        )
+    found = re.fullmatch(
+        rf"UPDATE (\w+) SET [^()]+ FROM \(VALUES ([$\d:a-z(), ]+)\) AS v \([\w, ]+\) WHERE \1\.{COLUMN} = (\$\d+)(.*)",
+        text,
+    )
+    if found is None or re.search(rf"{re.escape(found[3])}\b", found[2]):
+        return True
+    also = rf"( AND {found[1]}\.\w+ = v\.\w+ AND {found[1]}\.\w+ IN \([$\d, ]+\))+"
+    return re.fullmatch(also, found[4]) is None
+
+
+def test_what_is_sent_with_many_rows_is_what_should_be() -> None:
+    assert {name for name, statement in STATEMENTS.items() if together(statement)} == OF_MANY_ROWS
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_every_text_for_many_rows_names_its_environment(name: str) -> None:
+    assert not reaches_past(TEXTS[name])
+    numbers = [int(number) for number in re.findall(r"\$(\d+)", TEXTS[name])]
+    assert {*numbers} == {*range(1, max(numbers) + 1)}
+
+
+_UPDATE, _INSERT = TEXTS["CHANGE_METADATA 2"], TEXTS["ADD_EVENTS 2"]
+BAD_TEXTS = {
+    "no environment": _UPDATE.replace(f"runs.{COLUMN} = $15 AND ", ""),
+    "an environment of each row": _UPDATE.replace(f"{COLUMN} = $15", f"{COLUMN} = v.{COLUMN}"),
+    "an environment among the rows": _UPDATE.replace(f"{COLUMN} = $15", f"{COLUMN} = $7"),
+    "or another": _UPDATE.replace(" AND ", " OR "),
+    "another table": _UPDATE.replace(" WHERE ", ", events WHERE "),
+    "no environment in a row": _INSERT.replace(f"{COLUMN}, ", ""),
+    "rows of a query": "INSERT INTO events (environment_id) SELECT environment_id FROM events",
+    "a change on a conflict": _INSERT + " ON CONFLICT (position) DO UPDATE SET data = ''",
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_a_text_for_many_rows_that_reaches_past_its_environment_is_found(name: str) -> None:
+    assert BAD_TEXTS[name] not in TEXTS.values()
+    assert reaches_past(BAD_TEXTS[name])
+
+
 @pytest.mark.only("postgresql")
 def test_a_server_can_prepare_every_statement(database: Database) -> None:
+    texts = [written(STATEMENTS[name])[0] for name in sorted(STATEMENTS)]
     with psycopg.connect(database.url, autocommit=True) as connection:
-        for number, name in enumerate(sorted(STATEMENTS)):
-            text, _ = written(STATEMENTS[name])
+        for number, text in enumerate([*texts, *TEXTS.values()]):
             connection.execute(f"PREPARE statement_{number} AS {text}")
     assert database.value("SELECT count(*) FROM logs") == 0
 
