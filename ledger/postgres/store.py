@@ -152,7 +152,7 @@ class PostgresStore:
                     self._readers.append(connection)
                 return work(connection)
             except psycopg.Error as error:
-                if connection is None or not connection.broken:
+                if connection is None or not connection.closed:
                     translate(error)
                 # The server restarted, or the network dropped the connection while it was idle.
                 self._drop_own(connection)

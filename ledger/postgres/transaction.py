@@ -170,6 +170,11 @@ def view(connection: psycopg.Connection[Any], work: Callable[[Reader], Coroutine
     """Run *work* on a consistent view of the database, and leave no transaction behind."""
     try:
         return complete(work(Reader(connection)))
+    except psycopg.Error as error:
+        if is_lost(error):
+            # Sending more on it may wait for ever: its socket's number may be that of another connection by now.
+            connection.close()
+        raise
     finally:
         if not connection.closed and connection.info.transaction_status:
             connection.execute("ROLLBACK")
