@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from ledger import group, statements
+from ledger import statements
+from ledger.chain import SALT_BYTES
 from ledger.commit import commit_group
 from ledger.errors import LedgerError
+from ledger.group import Group
 from ledger.ledger import Ledger
 from ledger.postgres import rows
 from ledger.postgres.rows import ROWS_MAX, TEXT_MAX, together
@@ -73,7 +74,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def salt_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the n-th event of a ledger the same salt each time."""
     numbers = count()
-    monkeypatch.setattr(group, "os", SimpleNamespace(urandom=lambda size: next(numbers).to_bytes(size)))
+    monkeypatch.setattr(Group, "_salt", lambda _: next(numbers).to_bytes(SALT_BYTES))
 
 
 def row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
