@@ -64,7 +64,14 @@ class Transaction(Protocol):
         """The clock that what is written gets its time from."""
 
     def mark(self) -> Hashable | None:
-        """What stays the same until another connection commits; None where that cannot be told."""
+        """
+        What tells whether anybody else committed since an earlier transaction: then it is not what that one left.
+
+        None where that cannot be told.
+        """
+
+    def own_mark(self) -> Hashable | None:
+        """The mark that this transaction leaves if it appends to the log."""
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
@@ -123,7 +130,7 @@ class Group:
         # Read behind the lock: what is recorded later is never recorded earlier.
         self.now = max((clock or transaction.now)(), log["last_recorded_at"])
         self._recorded_at: Microseconds = log["last_recorded_at"]
-        self._mark = transaction.mark()
+        self._mark = None if known is None else transaction.mark()
         self._known_heads = None if self._mark is None else known
         self._known: dict[str, Head] = {}
         if self._known_heads is not None:
@@ -220,8 +227,9 @@ class Group:
             }
             send(statements.ADVANCE_LOG, [log])
         if self._known_heads is not None:
-            recorded_at = self.now if self._events else self._recorded_at
-            end = LogEnd(self._position, self._run_key, recorded_at, self._mark)
+            end = LogEnd(self._position, self._run_key, self._recorded_at, self._mark)
+            if self._events:
+                end = LogEnd(self._position, self._run_key, self.now, self._transaction.own_mark())
             self._known_heads.propose(end, self._known, self._heads)
 
     @property

@@ -85,6 +85,7 @@ def repair(transaction: Transaction, environment_id: int, environment: str, run_
     if not _is_repairable(transaction, environment_id, check):
         raise Unsound(str(check.faults[0]))
     _refold(transaction, of_run, head)
+    transaction.send(statements.TOUCH_LOG, [{"log": environment_id}])
 
 
 def _is_repairable(view: Transaction, environment_id: int, run: RunCheck) -> bool:

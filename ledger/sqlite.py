@@ -359,6 +359,7 @@ class SqliteTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._mark: Hashable | None = None
 
     def now(self) -> Microseconds:
         """The clock of this machine, which whoever has the file open shares."""
@@ -370,8 +371,14 @@ class SqliteTransaction:
 
         The connection itself and not its address: that may be given to the next one.
         """
-        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        return self._connection, version
+        if self._mark is None:
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            self._mark = self._connection, version
+        return self._mark
+
+    def own_mark(self) -> Hashable:
+        """The same: what this connection commits does not change it."""
+        return self.mark()
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""

@@ -114,6 +114,11 @@ ADVANCE_LOG = (
     )
 )
 
+# Change nothing in a log, but show whoever keeps heads in memory that somebody wrote.
+TOUCH_LOG = (
+    update(logs).where(logs.c.environment_id == bindparam("log")).values(last_position=logs.c.last_position)
+)
+
 # All environments.
 ENVIRONMENTS = select(environments).order_by(environments.c.environment_id)
 

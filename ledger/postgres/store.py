@@ -31,10 +31,18 @@ _Result = TypeVar("_Result")
 
 
 class _Writer(NamedTuple):
-    """A connection that writes, and the server's process behind it, which a broken one does not know any more."""
+    """
+    A connection that writes.
+
+    Attributes:
+        connection: The connection.
+        pid: The server's process behind it, which a broken one does not know any more.
+        marks: Whether rows say which transaction changed them; those of a Citus cluster lie elsewhere.
+    """
 
     connection: psycopg.Connection[Any]
     pid: int
+    marks: bool
 
 
 class PostgresStore:
@@ -180,7 +188,7 @@ class PostgresStore:
             try:
                 if writer is None:
                     writer = self._new_writer()
-                transaction = PostgresTransaction(writer.connection)
+                transaction = PostgresTransaction(writer.connection, marks=writer.marks)
                 result = work(transaction)
                 transaction.commit()
             except BaseException as error:
@@ -201,7 +209,8 @@ class PostgresStore:
 
     def _new_writer(self) -> _Writer:
         connection = connect(self._target, writes=True)
-        writer = _Writer(connection, connection.info.backend_pid)
+        is_citus = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").fetchone() is not None
+        writer = _Writer(connection, connection.info.backend_pid, marks=not is_citus)
         self._writer_pids.add(writer.pid)
         return writer
 

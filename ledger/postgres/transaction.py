@@ -28,6 +28,14 @@ STREAM_ROWS = 500  # rows that a stream fetches at once
 KEPT_BACK_MAX = 1_000  # rows to write that are kept back until something is asked
 CHANNEL = "run_ledger"  # what listeners are told on that a log grew
 
+_CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+# Who changed the row of the log last, and who will have changed it if this transaction does.
+_CLOCK_AND_MARKS = (
+    f"SELECT {_CLOCK}, (SELECT xmin::text FROM logs WHERE environment_id = %s),"  # noqa: S608 - Constants.
+    " mod(pg_current_xact_id()::text::numeric, 4294967296)::text"
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -37,14 +45,26 @@ class PostgresTransaction:
 
     What writes is kept back until something is asked, or until COMMIT, and goes out with that in one round trip.
 
+    Args:
+        connection: Nobody else uses it meanwhile.
+        begin: How it begins.
+        marks: Whether to ask who changed the row of the log that is locked.
+
     Attributes:
         has_begun: The server has answered something.
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        self,
+        connection: psycopg.Connection[Any],
+        begin: str = "BEGIN ISOLATION LEVEL READ COMMITTED",
+        *,
+        marks: bool = False,
     ) -> None:
         self._connection = connection
+        self._marks = marks
+        self._mark: str | None = None
+        self._own_mark: str | None = None
         self._begin: str | None = begin
         self._kept_back: list[tuple[ClauseElement, Sequence[Mapping[str, Any]]]] = []
         self._rows_kept_back = 0
@@ -59,8 +79,13 @@ class PostgresTransaction:
         assert self._now is not None
         return self._now
 
-    def mark(self) -> None:
-        """The database cannot tell at once whether anybody else committed."""
+    def mark(self) -> str | None:
+        """The transaction that changed the row of the log last; None where that was not locked first."""
+        return self._mark
+
+    def own_mark(self) -> str | None:
+        """The number of this transaction."""
+        return self._own_mark
 
     def rows(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """All rows of a statement, by column name."""
@@ -120,10 +145,13 @@ class PostgresTransaction:
             if first:
                 # Behind the first statement, which may have waited for the lock.
                 clock = self._connection.cursor(binary=True, row_factory=tuple_row)
-                clock.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+                if self._marks and statement is statements.LOCK_LOG:
+                    clock.execute(_CLOCK_AND_MARKS, [(parameters or {})["environment_id"]])
+                else:
+                    clock.execute(f"SELECT {_CLOCK}, NULL, NULL")
         self.has_begun = True
         if clock is not None:
-            self._now = clock.fetchall()[0][0]
+            self._now, self._mark, self._own_mark = clock.fetchall()[0]
         return None if asked is None else asked.fetchall()
 
     def _send_kept_back(self) -> None:
