@@ -105,11 +105,12 @@ def create_app(
         await ledger.close()
 
     app = Starlette(routes=[*(counted(guarded(route)) for route in ROUTES), *PAGES], lifespan=lifespan)
+    routed = Failures(app.router)
     door: ASGIApp = (
-        Owner(app.router, log)
+        Owner(routed, log)
         if for_owner
         else Access(
-            app.router,
+            routed,
             ledger=ledger,
             log=log,
             rate_limit=rate_limit,
@@ -121,7 +122,7 @@ def create_app(
 
     app.state.streams = streams
     app.router.redirect_slashes = False  # A path that is nearly right is wrong; nobody is sent elsewhere.
-    answering = Failures(door)
+    answering = Failures(door)  # Once more: what fails at the door is answered, too.
     # Around everything, so that a page can also read why it was refused, and that the server failed.
     app.middleware_stack = Cors(answering, cors_origins) if cors_origins else answering
     return app

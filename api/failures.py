@@ -1,5 +1,5 @@
 """
-Around everything: whatever goes wrong on the way to an answer is answered, as `HANDLERS` says.
+Whatever goes wrong on the way to an answer is answered, as `HANDLERS` says.
 
 In the place of Starlette's two layers for errors, which look at each message of each answer to know whether it has
 begun. Here the routes say so themselves, in the scope, once.
@@ -38,6 +38,7 @@ class Failures:
                 raise
             handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
             answer: ASGIApp = await handler(Request(scope, receive), error)
+            scope[BEGUN] = True
             await answer(scope, receive, send)
             if handler is on_bug:
                 raise
