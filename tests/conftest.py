@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +42,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure() -> None:
-    """A shell starts what runs in the background deaf to Ctrl-C, and every program inherits that from its parent."""
+    """
+    What every process of tests, and every program that it starts, inherits.
+
+    Python may keep what it compiled: else each of them would compile anew all that it loads. And a shell starts what
+    runs in the background deaf to Ctrl-C.
+    """
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
