@@ -15,7 +15,7 @@ demo: $(VENV)/installed  ## Install, then watch a real job report its progress (
 
 test: check browser  ## Install, check, and pass every test
 	$(BIN)/python -m tests.sdk.node
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed-dev  ## Format, lint, types and import direction
 	$(BIN)/ruff format --check .

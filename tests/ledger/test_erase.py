@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -32,6 +30,7 @@ from projections.operations import AppendItem, Delete, Increment, Operation, Rem
 from projections.paths import Path as KeyPath
 from projections.paths import parse_key
 from projections.size import METADATA_BYTES_MAX
+from tests.api.server import environment
 from tests.ledger.chain_oracle import expected_commitment
 from tests.ledger.support import (
     Clock,
@@ -46,6 +45,7 @@ from tests.ledger.support import (
     versions,
 )
 from tests.ledger.test_faults import ERRORS, Faults, faults
+from tests.programs import Program
 from tests.strategies import History, histories, places, thorough
 
 __all__ = ["faults"]
@@ -326,9 +326,11 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-def killed_at(database: Database, statement: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", KILLED, database.url, str(statement)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def killed_at(database: Database, statement: int) -> tuple[int | None, str, str]:
+    """How it ended, and what it wrote."""
+    program = Program(database.url, str(statement), script=KILLED, env=environment())
+    out, err = program.rest(60)
+    return program.returncode, out, err
 
 
 async def test_an_erasure_that_is_killed_has_erased_all_or_nothing(
@@ -340,12 +342,12 @@ async def test_an_erasure_that_is_killed_has_erased_all_or_nothing(
     await ledger.close()
     secrets = "SELECT count(*) FROM events WHERE data LIKE ?", [f"%{SECRET}%"]
     for statement in (50,) if database.is_postgres else (2, 20, 50, 80):
-        done = killed_at(database, statement)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        code, _, err = killed_at(database, statement)
+        assert code == -signal.SIGKILL, err
         assert database.value(*secrets) == 2_000
         assert check_sound(database).erasure_count == 0
-    done = killed_at(database, 10**6)
-    assert int(done.stdout) > 80, done.stderr
+    _, out, err = killed_at(database, 10**6)
+    assert int(out) > 80, err
     assert database.value(*secrets) == 0
     assert check_sound(database).erasure_count == 1
 
