@@ -1,10 +1,10 @@
 """
 Heads that need not be read again: those that the last groups of an environment left behind.
 
-They are true for as long as nobody else has written. Two things say so, both read behind the lock: the engine's
-mark, which changes when another connection commits whatever it be, and the end of the environment's log. While a
-group is at work it alone holds them, because it changes them before it is committed; a group that fails takes
-them with it, and they are read again.
+They are true for as long as nobody else has written. Two things say so, both read behind the lock: the end of
+the environment's log, and the engine's mark, which is another one once somebody else has changed the log or
+what is made of it. While a group is at work it alone holds the heads, because it changes them before it is
+committed; a group that fails takes them with it, and they are read again.
 """
 
 from collections.abc import Hashable, Mapping
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ledger.heads import Head
 from projections.times import Microseconds
 
-KNOWN_BYTES_MAX = 8 * 2**20  # bytes of metadata, at the limit, of an environment's heads that are kept in memory
+KNOWN_BYTES_MAX = 4 * 2**20  # bytes of metadata, at the limit, of the heads of an environment that are kept
 KNOWN_MIN = 64  # heads that are kept whatever the limit is
 
 
