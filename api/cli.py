@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api import (
+    backup_commands,
     finding_commands,
     history_commands,
     job_commands,
@@ -133,6 +134,7 @@ progress_commands.add_to(cli)
 watch_commands.add_to(cli)
 job_commands.add_to(cli)
 proof_commands.add_to(cli)
+backup_commands.add_to(cli)
 key_commands.add_to(cli)
 
 

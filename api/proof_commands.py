@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -78,11 +78,22 @@ def verify(
         raise Failed("--environment says where a run is; without a run, every environment is verified")
     if public_key is not None and checkpoint is None:
         raise Failed("--public-key is for --checkpoint FILE, which is missing")
-    from ledger.inspection import events_in, existing_file, verify_database  # noqa: PLC0415 - Load the database driver.
+    from ledger.inspection import existing_file  # noqa: PLC0415 - Loads the database driver.
 
-    url = _database_url(database_url)
+    url = database_url_of(database_url)
     path = existing_file(url)
-    claims = [] if checkpoint is None else _claims(checkpoint, public_key, path)
+    verify_whole(url, [] if checkpoint is None else _claims(checkpoint, public_key, path), as_json=as_json)
+
+
+def verify_whole(url: str, claims: Sequence[Any], *, as_json: bool = False) -> None:
+    """
+    Verify everything in a database, and what signed checkpoints say of it, and print what was found.
+
+    Raises:
+        Failed: It is not sound.
+    """
+    from ledger.inspection import events_in, verify_database  # noqa: PLC0415 - As above.
+
     with _progress("verifying", lambda: 2 * events_in(url)) as advance:
         report = verify_database(url, claims, advance)
     if as_json:
@@ -115,7 +126,7 @@ def checkpoint(
     from ledger.ledger import Checkpoint, Ledger  # noqa: PLC0415
     from ledger.store import shown  # noqa: PLC0415
 
-    url = _database_url(database_url)
+    url = database_url_of(database_url)
     database = existing_file(url)
     if out.exists():
         raise Failed(f"{out} exists; an older checkpoint is evidence, so give this one another name")
@@ -173,7 +184,7 @@ def erase(
     from ledger.inspection import existing_file  # noqa: PLC0415 - Loads the database driver.
 
     if sweep_only:
-        database = existing_file(_database_url(database_url))
+        database = existing_file(database_url_of(database_url))
         if run_id is not None or key is not None or reason is not None:
             raise Failed("--sweep erases nothing by itself; leave out the run, --key and --reason")
         if database is None:
@@ -220,7 +231,7 @@ def rebuild(
     from ledger.inspection import compare_database, events_in, existing_file  # noqa: PLC0415 - As above.
     from ledger.ledger import Ledger  # noqa: PLC0415
 
-    url = _database_url(database_url)
+    url = database_url_of(database_url)
     existing_file(url)
     with _progress("folding", lambda: events_in(url)) as advance:
         differences = compare_database(url, advance)
@@ -422,7 +433,8 @@ def _settings(database_url: str | None, environment: str | None = None) -> Setti
     return settings
 
 
-def _database_url(database_url: str | None) -> str:
+def database_url_of(database_url: str | None) -> str:
+    """The database that the options and settings name; a server will not do."""
     return _settings(database_url).database_url
 
 

@@ -303,6 +303,22 @@ def file_faults(path: Path) -> list[str]:
         return found
 
 
+def copy_file(path: Path, out: Path) -> None:
+    """
+    Write all of a database, as it stands at one moment, to a file that is empty or not there; it is not synced.
+
+    Others may write meanwhile; the log is not folded back into the file as long as it takes.
+
+    Raises:
+        Unavailable: It cannot be read to its end, or there is no room for the copy.
+    """
+    try:
+        with closing(_connect(path, read_only=True)) as connection:
+            connection.execute("VACUUM INTO ?", (str(out),))
+    except sqlite3.Error as error:
+        _translate(error)
+
+
 def sweep(path: Path) -> bool:
     """
     Write the whole file anew, so that nothing that was erased is left in it, its -wal or its -shm.
