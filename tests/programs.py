@@ -8,6 +8,7 @@ that, and of what a terminal sees. What is about loading, or about how Python en
 """
 
 import atexit
+import gc
 import json
 import os
 import select
@@ -209,6 +210,7 @@ def _main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in _LOADED:
         import_module(name)
+    gc.freeze()  # No program needs to look through what it did not make, which would copy all of it.
     asked = _Loader(connection).asked()
     if asked is None:
         return
