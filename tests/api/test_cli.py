@@ -18,6 +18,7 @@ from tests.api.server import PATIENCE_S, ROOT, Call, Server, command, environmen
 from tests.api.service import Service, operation, service
 
 COMMANDS = {
+    "backup": "Copy a SQLite database while others work with it",
     "serve": "Serve the ledger over HTTP.",
     "exec": "Run any command as a run",
     "spool": "What could not be delivered",

@@ -25,6 +25,12 @@ PATCHED = (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_of_others() -> None:
+    """What tests of other modules left to the garbage is gone before anything is counted here."""
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No setting of the machine's reaches a test, and what a test leaves behind fails it."""
