@@ -243,6 +243,7 @@ def _commit_group(
 ) -> Committed:
     first = writes[0]
     if isinstance(first.command, EraseKey):
+        known.forget()  # It reads all anew, and leaves nothing to be confirmed.
         return erase(transaction, environment, first.command, first.caller, first.idempotency, rules, clock)
     return commit_group(transaction, environment, writes, rules, clock, known)
 

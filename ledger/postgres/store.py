@@ -209,7 +209,13 @@ class PostgresStore:
 
     def _new_writer(self) -> _Writer:
         connection = connect(self._target, writes=True)
-        is_citus = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").fetchone() is not None
+        try:
+            is_citus = (
+                connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").fetchone() is not None
+            )
+        except psycopg.Error:
+            connection.close()
+            raise
         writer = _Writer(connection, connection.info.backend_pid, marks=not is_citus)
         self._writer_pids.add(writer.pid)
         return writer

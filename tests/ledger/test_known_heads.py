@@ -152,3 +152,12 @@ def test_nothing_is_known_where_the_log_ends_elsewhere_or_somebody_committed(end
     known.propose(LogEnd(7, 1, 1, "a"), {}, {"run": head("run")})
     known.confirm()
     assert known.take(end) == {}
+
+
+def test_what_a_failed_group_proposed_is_not_confirmed_by_what_comes_after_it() -> None:
+    end = LogEnd(7, 1, 1, "a")
+    known = KnownHeads(METADATA_BYTES_DEFAULT)
+    known.propose(end, {}, {"run": head("run")})
+    known.forget()
+    known.confirm()
+    assert known.take(end) == {}
