@@ -21,9 +21,10 @@ from api.problems import Problem, bad_request, problem_of
 from api.rendering import batch_members, json_response
 from api.requests import caller_of, lines, log_of, read
 from api.token_scopes import judge_batch
+from ledger.answers import Created
 from ledger.bodies import BATCH_ITEM, NEW_BATCH, TRIGGER_BATCH
 from ledger.errors import BatchNotFound, LedgerError
-from ledger.log import Created, Log
+from ledger.log import Log
 from ledger.run_ids import BATCH_ID
 from ledger.writes import CreateRun
 from projections import values

@@ -272,8 +272,8 @@ def rebuild(
 
 
 def _erase_in(settings: Settings, run_id: str, path: KeyPath, reason: str, actor: str | None) -> None:
+    from ledger.answers import Erased  # noqa: PLC0415
     from ledger.ledger import Ledger  # noqa: PLC0415 - As above.
-    from ledger.log import Erased  # noqa: PLC0415
     from ledger.writes import ANONYMOUS, Caller  # noqa: PLC0415
 
     async def work(ledger: Ledger) -> Erased:

@@ -13,9 +13,9 @@ from api.problems import bad_request
 from api.rendering import audit_members, details_members, json_response, run_members, unapplied_members
 from api.requests import caller_of, expected_versions, log_of, read, read_optional, run_id_of
 from api.token_scopes import judge_list
+from ledger.answers import Created
 from ledger.bodies import CANCELLATION, NEW_RUN, NEW_STATUS, NEW_TAGS, TRIGGER
 from ledger.finding import RunsPage, Sort
-from ledger.log import Created
 from projections import values
 from projections.filters import RunFilter
 from projections.size import NAME_CHARACTERS_MAX

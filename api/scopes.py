@@ -25,10 +25,10 @@ from api.token_scopes import (
     without_relatives_out_of_scope,
 )
 from api.tokens import PublicToken
+from ledger.answers import Created, Relative
 from ledger.batches import BatchDetails, BatchRun
 from ledger.errors import BatchNotFound, RunExists, RunNotFound, UnknownParent
 from ledger.keys import Action, ApiKey, Grant, Reach, describe
-from ledger.log import Created, Relative
 from ledger.reads import RunDetails
 from ledger.writes import Caller, ChangeMetadata, CreateRun, IdempotencyKey
 

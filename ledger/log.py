@@ -1,14 +1,25 @@
 """One environment's log: what a caller can ask of it, and what it answers."""
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Literal
 
 from ledger import as_of, feed, finding, history, reads, statements, states
+from ledger.answers import (
+    Changed,
+    Created,
+    CreatedBatch,
+    Current,
+    Erased,
+    Family,
+    Moved,
+    Relative,
+    Tagged,
+    Verified,
+)
 from ledger.audits import Audits, RunAudit, audit_of, audits_of, judge_by
 from ledger.batches import BatchDetails
 from ledger.errors import RunNotFound
-from ledger.faults import Report
 from ledger.feed import WHOLE_FEED, Cursor, FeedEvent, FeedPage, Selection
 from ledger.finding import Listing, RunsPage, Sort
 from ledger.heads import read_tags
@@ -39,14 +50,12 @@ from ledger.writes import (
     Replayed,
     Rules,
     TagRun,
-    UnappliedOperation,
     Write,
     Written,
     WrittenBatch,
 )
 from projections.events import Event
 from projections.filters import EVERY_RUN, RunFilter
-from projections.lifecycle import Status
 from projections.numbers import NumberFold
 from projections.paths import Path
 from projections.progress import AttemptChoice, ProgressAudit, ProgressFold, ScaleChoice
@@ -54,168 +63,6 @@ from projections.snapshot import Snapshot
 from projections.times import Microseconds
 
 MARKS_MAX = 10_000  # runs of which it is remembered where their status comes from
-
-
-class Current(NamedTuple):
-    """
-    The current metadata of a run.
-
-    Attributes:
-        text: Compact JSON.
-        version: The run's version.
-        size_bytes: Bytes of UTF-8 of the text.
-    """
-
-    text: str
-    version: int
-    size_bytes: int
-
-
-class Relative(NamedTuple):
-    """
-    A run as far as the restriction of a key, or the scopes of a token, are judged by it.
-
-    Attributes:
-        run_id: Its id.
-        task: Its task.
-        tags: Its tags.
-        batch: Its batch, where that is asked for.
-    """
-
-    run_id: str
-    task: str
-    tags: tuple[str, ...]
-    batch: str | None = None
-
-
-class Family(NamedTuple):
-    """
-    A run and those above it.
-
-    Attributes:
-        own: The run.
-        parent: The run that started it, None without one.
-        root: The topmost run above it, None without one.
-    """
-
-    own: Relative
-    parent: Relative | None
-    root: Relative | None
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """
-    A run that exists now.
-
-    Attributes:
-        run_id: Its id: the one asked for, or that of the run the trigger's key leads to.
-        version: Its version at that time.
-        is_cached: It existed before this request.
-        is_replay: The same request came before; nothing was written now.
-    """
-
-    run_id: str
-    version: int
-    is_cached: bool
-    is_replay: bool = False
-
-
-class Changed(NamedTuple):
-    """
-    Metadata after a write.
-
-    Attributes:
-        snapshot: The named run's metadata, version and size.
-        unapplied: Operations that had nothing to work on.
-        is_replay: The same request came before; nothing was written now.
-    """
-
-    snapshot: Snapshot
-    unapplied: tuple[UnappliedOperation, ...]
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """
-    A run after a request for another status.
-
-    Attributes:
-        run_id: The run.
-        status: The status that was asked for, which it has.
-        version: Its version.
-        unapplied: Operations of its last change that had nothing to work on.
-        is_replay: The same request came before; nothing was written now.
-    """
-
-    run_id: str
-    status: Status
-    version: int
-    unapplied: tuple[UnappliedOperation, ...] = ()
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tagged:
-    """
-    A run after a request for more tags.
-
-    Attributes:
-        version: Its version.
-        is_replay: The same request came before; nothing was written now.
-    """
-
-    version: int
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedBatch:
-    """
-    A batch that exists now.
-
-    Attributes:
-        batch: The batch.
-        is_cached: It existed before this request, and is complete.
-        is_replay: The same request came before; nothing was written now.
-    """
-
-    batch: Batch
-    is_cached: bool
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """
-    A run after an erasure.
-
-    Attributes:
-        run_id: The run.
-        version: Its version.
-        events: How many events lost something.
-        is_replay: The same request came before; nothing was erased now.
-    """
-
-    run_id: str
-    version: int
-    events: int
-    is_replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """
-    A run that was verified.
-
-    Attributes:
-        version: The version its head has.
-        report: What was found.
-    """
-
-    version: int
-    report: Report
 
 
 class Log:

@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from ledger.answers import Changed, Created, Moved
 from ledger.faults import Report
 from ledger.ledger import Ledger
-from ledger.log import Changed, Created, Log, Moved
+from ledger.log import Log
 from ledger.postgres.texts import EscapedText, storable
 from ledger.sqlite import file_faults
 from ledger.store import inspect_database

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ledger import sqlite, statements, writer
+from ledger.answers import Changed
 from ledger.errors import Busy, Overloaded, RunNotFound, StorageFailed
 from ledger.ledger import Ledger
-from ledger.log import Changed, Log
+from ledger.log import Log
 from ledger.postgres import connection
 from projections.operations import Increment
 from tests.ledger.support import Database, change, check_chain, create, events, once

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from ledger import sqlite
+from ledger.answers import Changed
 from ledger.errors import Busy, StorageFailed, StorageFull, Unavailable, WrongExpectedVersion
 from ledger.ledger import Ledger
-from ledger.log import Changed, Log
+from ledger.log import Log
 from ledger.writes import CreateRun
 from projections.errors import Refusal, TooLarge
 from projections.lifecycle import Status

@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from ledger.answers import Changed, Created, Moved
 from ledger.errors import (
     IdempotencyConflict,
     LateWrite,
@@ -24,7 +25,7 @@ from ledger.errors import (
     WrongExpectedVersion,
 )
 from ledger.ledger import Ledger
-from ledger.log import Changed, Created, Log, Moved
+from ledger.log import Log
 from ledger.writes import ChangeMetadata, ChangeStatus, CreateRun
 from projections.errors import BadTransition, TooLarge
 from projections.lifecycle import Status
@@ -365,7 +366,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(first=sent)
     def retry(self, first: tuple[str, Any, Any]) -> None:
         key, command, answer = first
-        assert self.send(command, key) == replace(answer, is_replay=True)
+        assert self.send(command, key) == answer._replace(is_replay=True)
 
     @rule(first=sent, number=st.integers(0, 5))
     def reuse_a_key(self, first: tuple[str, Any, Any], number: int) -> None:

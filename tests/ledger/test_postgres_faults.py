@@ -11,9 +11,10 @@ import pytest
 from psycopg import errors
 
 from ledger import postgres, statements
+from ledger.answers import Changed
 from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, Unavailable
 from ledger.ledger import Ledger
-from ledger.log import Changed, Log
+from ledger.log import Log
 from ledger.postgres import connection
 from projections.operations import Increment
 from tests.ledger.conftest import OpenLedger

@@ -104,13 +104,14 @@ def gallery(scenes: Scenes) -> None:
         ago_s=3_600,
     )
     scenes.create("went-backwards", "train", status="EXECUTING", metadata={"loss": 2.5, "epoch": 1})
-    scenes.report("went-backwards", [(step * 20, round(step / 100, 3)) for step in range(62)], ago_s=2_400)
+    # What moves reports so seldom that it still moves, and is no stall, at the end of a long session of tests.
+    scenes.report("went-backwards", [(step * 200, round(step / 100, 3)) for step in range(62)], ago_s=24_000)
     scenes.report(
-        "went-backwards", [(1_250 + step * 20, round(0.2 + step / 90, 3)) for step in range(56)], ago_s=2_400
+        "went-backwards", [(12_500 + step * 200, round(0.2 + step / 90, 3)) for step in range(56)], ago_s=24_000
     )
     scenes.write("went-backwards", *(put("loss", round(2.5 * 0.97**step, 4)) for step in range(60)))
     scenes.create("moving-import", status="EXECUTING", metadata={"user": {"name": "Eric", "id": "user_1234"}})
-    scenes.report("moving-import", [(step * 30, round(step / 150, 4)) for step in range(60)], ago_s=1_815)
+    scenes.report("moving-import", [(step * 300, round(step / 150, 4)) for step in range(60)], ago_s=18_000)
     scenes.create("parent-pipeline", "pipeline", status="EXECUTING", metadata={"done": 0, "total": 3})
     for number, (status, fraction) in enumerate((("COMPLETED", 1), ("EXECUTING", 0.4), ("QUEUED", 0))):
         child = f"child-{number}"

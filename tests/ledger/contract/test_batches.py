@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ledger.answers import Created
 from ledger.errors import (
     BatchNotFound,
     BatchUnfinished,
@@ -12,7 +13,7 @@ from ledger.errors import (
     RunExists,
     UnknownParent,
 )
-from ledger.log import Created, Log
+from ledger.log import Log
 from ledger.run_ids import new_batch_id
 from ledger.writes import ChangeMetadata, ChangeStatus, CreateBatch, CreateRun, TagRun
 from projections.errors import OutOfBounds, TooLarge

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from ledger.answers import Changed, Current
 from ledger.errors import RunNotFound, WrongExpectedVersion
-from ledger.log import Changed, Current, Log
+from ledger.log import Log
 from ledger.writes import Caller, ChangeMetadata, Refused, UnappliedOperation
 from projections.errors import BadPath, OutOfBounds, TooLarge
 from projections.filters import RunFilter

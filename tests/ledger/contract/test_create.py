@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from ledger.answers import Created, Current
 from ledger.errors import RunExists, RunNotFound, UnknownParent
-from ledger.log import Created, Current, Log
+from ledger.log import Log
 from ledger.reads import RunDetails
 from ledger.writes import Caller, CreateRun
 from projections.errors import OutOfBounds, TooLarge

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from ledger.answers import Changed, Current
 from ledger.errors import LateWrite
-from ledger.log import Changed, Current, Log
+from ledger.log import Log
 from ledger.writes import Caller
 from projections.errors import BadPath, TooLarge
 from projections.lifecycle import Status

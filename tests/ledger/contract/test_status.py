@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ledger.answers import Moved
 from ledger.errors import LateWrite, RunNotFound, WrongExpectedVersion
-from ledger.log import Log, Moved
+from ledger.log import Log
 from ledger.writes import Caller, ChangeStatus, Refused
 from projections.errors import BadTransition
 from projections.lifecycle import Status
