@@ -303,7 +303,7 @@ async def test_filters_together_in_every_order_answer_like_a_look_at_every_run(
     by_id = {run.id: run for run in everything}
     last = {run.id: (await log.history(run.id, limit=1, order="desc")).items[0].position for run in everything}
     shown = 0
-    for number in range(50):
+    for number in range(30):
         wanted, reach = some_filter(chance, clock), chance.choice(REACHES)
         expected = [run for run in everything if takes(wanted, run, reach, by_id)]
         sort = chance.choice([*Sort])
@@ -439,7 +439,7 @@ async def test_filters_as_of_a_moment_are_judged_on_the_runs_of_that_moment(
     for at in moments[::4]:
         everything = (await log.runs_as_of(at, limit=1_000)).items
         by_id = {run.id: run for run in everything}
-        for _ in range(12):
+        for _ in range(8):
             wanted, reach = some_filter(chance, clock), chance.choice(REACHES)
             expected = [run for run in everything if takes(wanted, run, reach, by_id)]
             assert (await log.runs_as_of(at, limit=1_000, wanted=wanted, within=reach)).items == expected

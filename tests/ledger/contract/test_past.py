@@ -109,7 +109,7 @@ def some_filters(stream: list[Event], seed: int) -> list[Wanted]:
     chance = random.Random(seed)
     moments = [event.recorded_at for event in stream]
     found = [Wanted(), *(Wanted(key=parse_key(key)) for key in KEYS)]
-    for _ in range(10):
+    for _ in range(5):
         since, until = sorted(chance.choices(moments, k=2))
         options: dict[str, Any] = {
             "key": parse_key(chance.choice(KEYS)),
@@ -452,7 +452,7 @@ async def test_the_list_as_it_stood_agrees_with_a_fold_of_every_run(log: Log, cl
     moments = {event.recorded_at + aside for stream in streams.values() for event in stream for aside in (-1, 0)}
     chance = random.Random(seed)
     shown = 0
-    for at in sorted({*chance.sample(sorted(moments), 12), max(moments), max(moments) + SECOND, -1}):
+    for at in sorted({*chance.sample(sorted(moments), 6), max(moments), max(moments) + SECOND, -1}):
         for statuses in ((), (Status.EXECUTING,), (Status.COMPLETED, Status.CRASHED)):
             for tasks, within in (((), None), (("import",), None), ((), REACH), (("import",), REACH)):
                 expected = [
