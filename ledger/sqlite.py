@@ -7,7 +7,8 @@ from them, is carried out in the thread of one of a few aiosqlite connections. T
 the spot, on a connection of the event loop's own thread: SQLite finds it in microseconds, and a hop costs fifty
 times that.
 
-WAL with `synchronous=FULL`: a commit returns after the log is synced, and readers never wait for writers.
+WAL with `synchronous=FULL`: a commit returns after the log is synced, and readers never wait for writers. The log
+is folded back into the file between two groups, once those who wait for the first have their answers.
 """
 
 import asyncio
@@ -45,9 +46,12 @@ from ledger.errors import Busy, StorageFailed, StorageFull, UnusableDatabase
 from ledger.group import Transaction
 from ledger.migrate import HEAD, refuse_foreign, upgrade
 from ledger.reading import complete
+from ledger.wal import WriteAheadLog
 from projections.times import Microseconds
 
 BUSY_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's write lock
+FOLD_PAGES = 1_000  # pages in the log that are worth folding back into the file; SQLite's own default
+FOLD_IN_COMMIT_PAGES = 10_000  # pages from which SQLite does it within a commit, where it could not be done before
 WAL_RETRY_S = 0.01  # seconds between two attempts to switch a new file to WAL
 CHANGE_POLL_S = 0.025  # seconds between two looks whether another connection wrote, while somebody waits for it
 READERS_MAX = 4  # threads, each with a connection, for reads that are not answered on the spot
@@ -86,6 +90,8 @@ class SqliteStore:
         self._path = path
         self._thread = thread
         self._writer: sqlite3.Connection | None = None
+        self._log: WriteAheadLog | None = None
+        self._log_is_long = False
         self._idle: list[_ReadingConnection] = []
         self._turn = asyncio.Semaphore(READERS_MAX)
         self._reads: set[asyncio.Task[Any]] = set()
@@ -137,7 +143,10 @@ class SqliteStore:
         Raises:
             Unavailable: Nothing was written.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+        result = await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+        if self._log_is_long:  # The next group waits meanwhile, and nobody else.
+            self._thread.submit(self._fold_log)
+        return result
 
     async def read(self, work: Callable[["Reader"], Coroutine[Any, Any, _Result]]) -> _Result:
         """
@@ -241,6 +250,7 @@ class SqliteStore:
         try:
             if self._writer is None:
                 self._writer = _connect(self._path)
+                self._writer.execute(f"PRAGMA wal_autocheckpoint = {FOLD_IN_COMMIT_PAGES}")
             self._writer.execute("BEGIN IMMEDIATE")
             result = work(SqliteTransaction(self._writer))
             self._writer.execute("COMMIT")
@@ -251,10 +261,33 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error):
                 _translate(error)
             raise
+        self._look_at_log()
         return result
+
+    def _look_at_log(self) -> None:
+        try:
+            if self._log is None:
+                self._log = WriteAheadLog(self._path)
+            self._log_is_long = self._log.holds(FOLD_PAGES)
+        except OSError:  # What was written is durable all the same, and SQLite folds a much longer log by itself.
+            self._log_is_long = False
+
+    def _fold_log(self) -> None:
+        """Copy what the log holds to the file, as far as no reader needs the file as it is."""
+        self._log_is_long = False
+        if self._writer is None:
+            return
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:  # All of it is still in the log.
+            _logger.warning("the log of %s could not be folded back into it: %s", self._path, _reason(error))
+            self._close_writer()
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
         if writer is not None:
             writer.close()
 
