@@ -209,7 +209,7 @@ class _Run:
         last = self._head.run.version
         while after < last:
             rows = self._transaction.rows(
-                statements.EVENTS, {**self._where, "after": after, "last": last, "count": CHUNK}
+                statements.STORED_EVENTS, {**self._where, "after": after, "last": last, "count": CHUNK}
             )
             yield [dict(row) for row in rows]
             after = rows[-1]["version"]

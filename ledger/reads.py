@@ -36,6 +36,9 @@ class Reader(Protocol):
     async def rows(self, statement: Any, **parameters: Any) -> list[Any]:
         """All rows of a statement as mappings."""
 
+    async def tuples(self, statement: Any, **parameters: Any) -> list[Any]:
+        """All rows of a statement as plain tuples, which cost half as much where there are many."""
+
     async def row(self, statement: Any, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
 
@@ -301,7 +304,7 @@ async def events_after(
     reader: Reader, environment_id: int, own: Head, after: int, last: int, count: int
 ) -> list[Event]:
     """The first *count* events of a run with versions above *after*, up to *last*."""
-    rows = await reader.rows(
+    rows = await reader.tuples(
         statements.EVENTS,
         environment_id=environment_id,
         run_key=own.key,
@@ -309,4 +312,5 @@ async def events_after(
         last=last,
         count=count,
     )
-    return [read_event(row, own.run.id) for row in rows]
+    run_id = own.run.id
+    return [Event._make((row[0], run_id, *row[2:])) for row in rows]

@@ -103,7 +103,9 @@ def _refold(transaction: Transaction, of_run: dict[str, Any], head: dict[str, An
     named = {"environment": of_run["environment_id"], "run": of_run["run_key"]}
     kept = [row["version"] for row in transaction.stream(statements.ONE_RUNS_SNAPSHOTS, of_run)]
     fold, last_hash, after = Refold(), GENESIS, 0
-    while rows := transaction.rows(statements.EVENTS, {**of_run, "after": after, "last": 2**62, "count": CHUNK}):
+    while rows := transaction.rows(
+        statements.STORED_EVENTS, {**of_run, "after": after, "last": 2**62, "count": CHUNK}
+    ):
         for row in rows:
             fold.take(read_event(row, head["run_id"]))
             after, last_hash = row["version"], row["hash"]

@@ -475,6 +475,11 @@ class Reader:
         text, slots = _question(statement)
         return [*_by_name(self._connection.execute(text, _values(slots, parameters)))]
 
+    async def tuples(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
+        """All rows of a statement as plain tuples."""
+        text, slots = _question(statement)
+        return self._connection.execute(text, _values(slots, parameters)).fetchall()
+
     async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
         text, slots = _question(statement)

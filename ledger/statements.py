@@ -46,7 +46,7 @@ from ledger.tables import (
     runs,
     snapshots,
 )
-from projections.events import RunCreated, RunStatusChanged, RunTagged
+from projections.events import Event, RunCreated, RunStatusChanged, RunTagged
 from projections.operations import Update
 
 FILTERS_KEPT = 64  # statements for the filters of a request that are kept, so that they are not written each time
@@ -502,13 +502,17 @@ ADD_EVENTS = insert(events)
 _run_events = events.c.environment_id == _environment, events.c.run_key == bindparam("run_key")
 _a_version_above = events.c.version > bindparam("after")
 
-# Events of a run with versions above `after`, up to `last`: the first `count` of them.
+# What an `Event` holds, in its order, but for the key of its run in the place of the id.
+_event = [events.c["run_key" if name == "run_id" else name] for name in Event._fields]
+
+# Events of a run with versions above `after`, up to `last`: the first `count` of them; the same with all columns.
 EVENTS = (
-    select(events)
+    select(*_event)
     .where(*_run_events, _a_version_above, events.c.version <= bindparam("last"))
     .order_by(events.c.version)
     .limit(bindparam("count"))
 )
+STORED_EVENTS = EVENTS.with_only_columns(*events.c)
 
 # One event of a run.
 EVENT = select(events).where(*_run_events, events.c.version == bindparam("version"))
@@ -530,7 +534,7 @@ RUN_WEIGHTS = (
 
 # The events at these positions. `values` is a list.
 EVENTS_AT = (
-    select(events)
+    select(*_event)
     .where(events.c.environment_id == _environment, AnyOfValues(events.c.position))
     .order_by(events.c.position)
 )

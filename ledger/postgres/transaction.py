@@ -181,17 +181,23 @@ class Reader:
         """All rows of a statement, by column name."""
         return self._ask(statement, parameters).fetchall()
 
+    async def tuples(self, statement: ClauseElement, **parameters: Any) -> list[Any]:
+        """All rows of a statement as plain tuples."""
+        return self._ask(statement, parameters, tuple_row).fetchall()
+
     async def row(self, statement: ClauseElement, **parameters: Any) -> Any | None:
         """The first row of a statement, None without one."""
         return self._ask(statement, parameters).fetchone()
 
-    def _ask(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+    def _ask(
+        self, statement: ClauseElement, parameters: Mapping[str, Any], row_factory: Any = dict_row
+    ) -> psycopg.Cursor[Any]:
         if self._has_begun:
-            return ask(self._connection, statement, parameters)
+            return ask(self._connection, statement, parameters, row_factory)
         self._has_begun = True
         with at_once(self._connection):
             self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return ask(self._connection, statement, parameters)
+            return ask(self._connection, statement, parameters, row_factory)
 
 
 def view(connection: psycopg.Connection[Any], work: Callable[[Reader], Coroutine[Any, Any, _Result]]) -> _Result:
