@@ -101,6 +101,7 @@ PAGE_NEEDS: dict[tuple[str, str], Need | None] = {
 
 _ASSETS = "/assets/"
 PUBLIC_PATHS = frozenset(path for (_, path), need in [*NEEDS.items(), *PAGE_NEEDS.items()] if need is None)
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 
 
 def is_public(path: str) -> bool:

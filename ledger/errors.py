@@ -478,18 +478,27 @@ class StorageFailed(Unavailable):
         self.reason = reason
 
 
+class StorageSilent(StorageFailed):
+    """The database does not answer at all: it is frozen, or out of reach."""
+
+
 class OutcomeUnknown(LedgerError):
     """
     The connection to the database broke while a change was being committed: that happened whole, or not at all.
 
     Args:
         reason: What the driver said.
+        is_silent: The database does not answer at all.
+
+    Attributes:
+        is_silent: The same.
     """
 
     code = "outcome-unknown"
     retry_after_s = 1
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, is_silent: bool = False) -> None:
+        self.is_silent = is_silent
         super().__init__(
             f"the database went away while this was being committed ({reason}); nobody knows whether it was "
             "written. Send it again under the same idempotency key, which has one effect, or read what there is"

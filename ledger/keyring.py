@@ -10,6 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -138,6 +139,8 @@ class Keyring:
         self._looks = _Looks(store)
         self._clock = clock or _now
         self._closed = False
+        self._was_open = False
+        self._asking: asyncio.Task[None] | None = None
         self._environments: dict[str, Environment] = {}
         self._places: dict[str, tuple[Environment, ...]] = {}
         self._known: dict[bytes, _Known] = {}
@@ -154,7 +157,26 @@ class Keyring:
         """
         if not self._closed:
             self._closed = (await self._looks.row(statements.ANY_API_KEY, {})) is not None
+            self._was_open = not self._closed
         return not self._closed
+
+    async def was_open(self) -> bool:
+        """
+        What `is_open` said last, for who must not wait for a database that may not answer; it is asked meanwhile.
+
+        Raises:
+            Unavailable: It was never said, and the database cannot be read.
+        """
+        if not self._was_open or self._store.answers_at_once:
+            return await self.is_open()
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return True
+
+    async def _ask(self) -> None:
+        with suppress(Unavailable):  # Then it is asked again the next time.
+            await self.is_open()
+        self._asking = None
 
     async def admit(self, text: str) -> ApiKey:
         """
@@ -314,6 +336,8 @@ class Keyring:
         """Write down which keys were used of late."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
         if self._writing is not None:
             await asyncio.wait([self._writing])
         if self._unwritten:

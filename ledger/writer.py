@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from ledger.commit import Committed, commit_group
 from ledger.erase import erase
-from ledger.errors import Busy, LedgerError, Overloaded
+from ledger.errors import Busy, LedgerError, OutcomeUnknown, Overloaded, StorageSilent
 from ledger.group import Recorded, Transaction
 from ledger.known_heads import KnownHeads
 from ledger.writes import CreateBatch, Environment, EraseKey, Outcome, Rules, Write
@@ -143,7 +143,8 @@ class Writer:
             # Requests that have arrived already are read first, so that they share this group's sync.
             await asyncio.sleep(0)
             environment = self._next()
-            assert environment is not None, "only this task takes what waits"
+            if environment is None:  # Those who waited were told meanwhile that the database does not answer.
+                continue
             # A task of its own, so that callers are answered truly even if this one is cancelled meanwhile.
             task = asyncio.create_task(self._commit_safely(self._take(environment)))
             self._writing[environment] = task
@@ -188,6 +189,8 @@ class Writer:
             outcomes, recorded = await self._transact(group)
         except LedgerError as error:
             _fail(group, error)
+            if isinstance(error, StorageSilent) or (isinstance(error, OutcomeUnknown) and error.is_silent):
+                self._give_up_waiting()
         except Exception:
             if len(group) == 1:
                 raise
@@ -201,6 +204,13 @@ class Writer:
                 _answer(waiting, outcome)
             if self._publish is not None and recorded.rows:
                 self._publish(group[0].environment, recorded)
+
+    def _give_up_waiting(self) -> None:
+        """The database does not answer: whoever waits has waited as long, and would only be the next in vain."""
+        for queue in self._waiting.values():
+            _fail(queue, StorageSilent("it does not answer"))
+        self._waiting.clear()
+        self._count = 0
 
     async def _commit_alone(self, waiting: _Waiting) -> None:
         try:

@@ -1,7 +1,8 @@
 """A connection, and what it may wait for."""
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.types.numeric import Int8Dumper
@@ -16,6 +17,7 @@ TIMEOUT_MS = 10_000  # milliseconds that a statement may last
 LOCK_TIMEOUT_MS = 10_000  # milliseconds to wait for another process's lock
 IDLE_TIMEOUT_MS = 10_000  # milliseconds that a transaction may do nothing
 CONNECT_TIMEOUT_S = 10  # seconds to wait for a server that does not answer
+SILENCE_MAX_S = 12.0  # seconds without a word from a server, which itself ends what lasts longer than the above
 
 # TCP, so that a dead network is noticed. libpq's names.
 _KEEPALIVES = {
@@ -31,16 +33,64 @@ _KEEPALIVES = {
 _PLANS = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; "
 
 
-def connect(target: Mapping[str, Any], *, writes: bool = False) -> psycopg.Connection[Any]:
+_Result = TypeVar("_Result")
+
+
+class Silence(psycopg.OperationalError):
+    """The server has said nothing for too long: it is frozen, or what was sent does not arrive."""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """
+    A connection that is given up, and closed, where its server falls silent.
+
+    Attributes:
+        silence_max_s: How long it may say nothing while an answer is waited for, None for as long as it takes.
+    """
+
+    silence_max_s: float | None = None
+
+    def wait(self, gen: Generator[Any, Any, _Result], *arguments: Any, **options: Any) -> _Result:
+        """Wait for what the server says. The driver looks at the clock ten times a second."""
+        if self.silence_max_s is None:
+            return super().wait(gen, *arguments, **options)
+        try:
+            return super().wait(_bounded(gen, self.silence_max_s), *arguments, **options)
+        except Silence:
+            self.close()
+            raise
+
+
+def _bounded(waiting: Generator[Any, Any, _Result], silence_max_s: float) -> Generator[Any, Any, _Result]:
+    heard_at = time.monotonic()
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if ready:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > silence_max_s:
+                raise Silence(f"the server has not answered for {silence_max_s:g} seconds")
+            wanted = waiting.send(ready)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+
+
+def connect(
+    target: Mapping[str, Any], *, writes: bool = False, is_patient: bool = False
+) -> psycopg.Connection[Any]:
     """
     Open a connection and set it up: BEGIN and COMMIT are ours to send, not the driver's.
 
     Args:
         target: Where to, in libpq's words.
         writes: Its statements are those of a write.
+        is_patient: Its statements may last as long as they need.
     """
-    connection: psycopg.Connection[Any] = psycopg.connect(**target, autocommit=True)
+    connection = _Connection.connect(**target, autocommit=True)
     try:
+        connection.silence_max_s = None if is_patient else SILENCE_MAX_S
         connection.prepare_threshold = 1
         connection.prepared_max = STATEMENTS_KEPT
         adapters = connection.adapters
@@ -49,7 +99,7 @@ def connect(target: Mapping[str, Any], *, writes: bool = False) -> psycopg.Conne
         adapters.register_loader("text", EscapedText)
         adapters.register_loader("text", EscapedBinaryText)
         connection.execute(
-            f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {TIMEOUT_MS}; "
+            f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {0 if is_patient else TIMEOUT_MS}; "
             f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; {_PLANS if writes else ''}"
             # What is acknowledged is on disk, whatever the server's default is.
             "SELECT set_config('synchronous_commit', 'on', false) "

@@ -3,10 +3,11 @@
 from typing import NoReturn
 
 import psycopg
+from psycopg import errors
 from sqlalchemy.exc import DBAPIError
 
-from ledger.errors import Busy, StorageFailed, StorageFull
-from ledger.postgres.connection import TIMEOUT_MS
+from ledger.errors import Busy, StorageFailed, StorageFull, StorageSilent
+from ledger.postgres.connection import TIMEOUT_MS, Silence
 
 
 def translate(error: psycopg.Error) -> NoReturn:
@@ -23,6 +24,8 @@ def translate(error: psycopg.Error) -> NoReturn:
         ) from error
     if state in _FULL:
         raise StorageFull(reason(error)) from error
+    if is_silence(error):
+        raise StorageSilent(reason(error)) from error
     if not state or state[:2] in _FAILED or state in _DENIED:
         raise StorageFailed(reason(error)) from error
     raise error
@@ -54,6 +57,11 @@ _DENIED = {
     "3D000",  # invalid_catalog_name
     "0A000",  # feature_not_supported: such as a prepared statement whose table was altered
 }
+
+
+def is_silence(error: psycopg.Error) -> bool:
+    """Whether the server said nothing, rather than that it said no."""
+    return isinstance(error, Silence | errors.ConnectionTimeout)
 
 
 def is_lost(error: psycopg.Error) -> bool:

@@ -50,8 +50,8 @@ def distribute(url: URL) -> list[str]:
     """
     target = target_of(url)
     try:
-        with connect(target) as connection:
-            connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+        with connect(target, is_patient=True) as connection:
+            connection.execute("SET lock_timeout = 0")
             check_release(connection)
             if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").fetchall():
                 raise UnusableDatabase(

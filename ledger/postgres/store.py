@@ -14,9 +14,9 @@ from sqlalchemy import (
     ClauseElement,
 )
 
-from ledger.errors import Busy
+from ledger.errors import Busy, StorageSilent
 from ledger.group import Transaction
-from ledger.postgres.connection import connect, target_of
+from ledger.postgres.connection import SILENCE_MAX_S, Silence, connect, target_of
 from ledger.postgres.failures import is_lost, translate
 from ledger.postgres.listener import Listener
 from ledger.postgres.schema import check_database, check_release
@@ -112,10 +112,7 @@ class PostgresStore:
         Raises:
             Unavailable: It cannot be read.
         """
-        self._refuse_closed()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._read_threads, self._read, lambda connection: view(connection, work)
-        )
+        return await self._in_reader(lambda connection: view(connection, work))
 
     async def inspect(self, work: Callable[[Transaction], _Result]) -> _Result:
         """
@@ -134,12 +131,11 @@ class PostgresStore:
 
     async def point(self, statement: ClauseElement, parameters: Mapping[str, Any]) -> Any:
         """The first row of a statement that finds it by its key, a plain tuple or None; one round trip."""
-        self._refuse_closed()
 
         def first_row(connection: psycopg.Connection[Any]) -> Any:
             return ask(connection, statement, parameters, row_factory=tuple_row).fetchone()
 
-        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, first_row)
+        return await self._in_reader(first_row)
 
     async def changed(self) -> None:
         """Wait until another connection has said that a log grew. A notice may be lost: look now and then, too."""
@@ -149,6 +145,15 @@ class PostgresStore:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise Busy("the ledger is closed; open it again")
+
+    async def _in_reader(self, work: Callable[[psycopg.Connection[Any]], _Result]) -> _Result:
+        """Read in a thread; whoever waits in vain, be it for a thread that is free, is told so in time."""
+        self._refuse_closed()
+        try:
+            async with asyncio.timeout(SILENCE_MAX_S):
+                return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, work)
+        except TimeoutError:
+            raise StorageSilent(f"it has not answered for {SILENCE_MAX_S:g} seconds") from None
 
     def _read(self, work: Callable[[psycopg.Connection[Any]], _Result]) -> _Result:
         connection: psycopg.Connection[Any] | None = getattr(self._own, "connection", None)
@@ -165,7 +170,7 @@ class PostgresStore:
                 # The server restarted, or the network dropped the connection while it was idle.
                 self._drop_own(connection)
                 connection = None
-                if is_fresh:
+                if is_fresh or isinstance(error, Silence):
                     translate(error)
                 is_fresh = True
 
@@ -199,7 +204,8 @@ class PostgresStore:
                     writer = None
                 if not isinstance(error, psycopg.Error):
                     raise
-                if transaction is not None and not transaction.has_begun and not is_fresh and is_lost(error):
+                is_stale = transaction is not None and not transaction.has_begun and not is_fresh
+                if is_stale and is_lost(error) and not isinstance(error, Silence):
                     is_fresh = True  # It broke while it was idle, and nothing was done on it yet.
                     continue
                 translate(error)
@@ -245,10 +251,8 @@ def inspect_target(target: Mapping[str, Any], work: Callable[[Transaction], _Res
         Unavailable: It cannot be read.
     """
     try:
-        with connect(target) as connection:
-            connection.execute(
-                f"SET statement_timeout = 0; SET idle_in_transaction_session_timeout = {INSPECTION_IDLE_MS}"
-            )
+        with connect(target, is_patient=True) as connection:
+            connection.execute(f"SET idle_in_transaction_session_timeout = {INSPECTION_IDLE_MS}")
             check_release(connection)
             transaction = PostgresTransaction(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             result = work(transaction)

@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from ledger import statements
 from ledger.errors import OutcomeUnknown
-from ledger.postgres.failures import is_lost, reason
+from ledger.postgres.failures import is_lost, is_silence, reason
 from ledger.postgres.rows import send
 from ledger.postgres.texts import ask, values_of, written
 from ledger.reading import complete
@@ -128,7 +128,7 @@ class PostgresTransaction:
                 self._connection.execute("COMMIT")
         except psycopg.Error as error:
             if is_lost(error) and not isinstance(error, errors.IdleInTransactionSessionTimeout):
-                raise OutcomeUnknown(reason(error)) from error
+                raise OutcomeUnknown(reason(error), is_silent=is_silence(error)) from error
             raise
 
     def _round_trip(
