@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.pages.faults import answer_to
-from api.problems import Problem, problem_of
+from api.problems import Problem, log_outage, problem_of
 from api.rates import TOO_MANY, Rates
 from api.scopes import HEALTH_PATHS, is_public
 from api.sessions import CSRF_HEADER, Sessions, cookie_of
@@ -78,6 +78,7 @@ class Access:
                 await answer_to(scope, problem)(scope, receive, send)
                 return
             except LedgerError as error:  # The database cannot be read.
+                log_outage(error)
                 await answer_to(scope, problem_of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -13,6 +13,7 @@ request.
 
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from projections import errors as refusals
 from projections import values
 
 FAULTS_SHOWN = 10  # faults of one body that an answer lists
+OUTAGE_LOG_S = 60.0  # seconds between two lines in the server's log about the same kind of outage
 
 # What the Trigger.dev SDK asks of a server that executes tasks, and why there is nothing to do here.
 _UNSUPPORTED = re.compile(
@@ -39,7 +41,15 @@ _REASONS = {
     "packet": "there is no store for large payloads; send less than 131,072 bytes, or say where it lies",
 }
 
+_OUTAGES = (
+    ledger_errors.StorageFailed,
+    ledger_errors.StorageFull,
+    ledger_errors.OutcomeUnknown,
+    ledger_errors.Overloaded,
+)
+
 _logger = logging.getLogger(__name__)
+_logged_at: dict[str, float] = {}  # When each kind of outage was last said, by its code.
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     refusals.BadJson: (400, "The body is not acceptable JSON"),
@@ -152,7 +162,17 @@ def run_not_found(run_id: str) -> Problem:
 
 async def on_error(_: Request, error: Exception) -> Response:
     """Render what the ledger or a rule refused."""
+    log_outage(error)
     return problem_of(error).response()
+
+
+def log_outage(error: Exception) -> None:
+    """Say in the server's log what callers are told of the storage, and not again for each of them."""
+    if isinstance(error, _OUTAGES):
+        now = time.monotonic()
+        if now - _logged_at.get(error.code, -OUTAGE_LOG_S) >= OUTAGE_LOG_S:
+            _logged_at[error.code] = now
+            _logger.error("requests are refused: %s", error)
 
 
 async def on_problem(_: Request, error: Exception) -> Response:

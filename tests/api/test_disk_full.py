@@ -68,6 +68,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_comes_back_by_itself(server
             for event in http.get("/api/v1/runs/r/metadata/history?limit=1000&after=1").json()["data"]
         ]
         assert numbers == list(range(accepted + 1))
+    assert server.errors().count("requests are refused: there is no space left to store this change") == 1
 
 
 def test_what_was_acknowledged_on_a_nearly_full_disk_outlives_a_kill(server: Server) -> None:
