@@ -287,9 +287,9 @@ async def next_batch(
         return entries if await permit.holds() else None
     except SubscriptionEnded:
         return None
-    except Unavailable:
+    except Unavailable as error:
         # The answer has begun, so it can only end; the reader comes back and learns why.
-        _logger.exception("a live stream ends: the log cannot be read")
+        _logger.warning("a live stream ends: %s", error)
         return None
 
 

@@ -383,8 +383,8 @@ class Subscriptions:
                         await self._store.changed()
                 except TimeoutError:
                     pass  # Look at the log all the same: a notice may be lost, and a read may have failed.
-                except Unavailable:
-                    _logger.exception("cannot see whether the log grew; trying again")
+                except Unavailable as error:
+                    _logger.warning("cannot see whether the log grew, trying again: %s", error)
                     await asyncio.sleep(LOOK_S)
                 for environment_id, tail in [*self._tails.items()]:
                     if tail.members:
@@ -397,6 +397,8 @@ class Subscriptions:
     async def _catch_up(self, tail: _Tail) -> None:
         try:
             await tail.catch_up()
+        except Unavailable as error:
+            _logger.warning("cannot read on in the log, trying again: %s", error)
         except Exception:
             # Whatever it was, others must go on being woken; this one is tried again after the next look.
             _logger.exception("cannot read on in the log; trying again")
