@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sqlite3
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from benchmarks import cores
 from benchmarks.servers import ROOT
 
 OWN, PEERS = "results", "peers"  # the two tables of the README of the benchmarks
+HEADING = "### "  # what the name of a benchmark stands behind
 FSYNCS = 50  # writes to take the median of
 
 Figure = float | int | str
@@ -82,27 +84,38 @@ def emit(case: Case, environment: Mapping[str, Figure], results: Path) -> None:
 
 
 def render(cases: Iterable[Case], environment: Mapping[str, Figure]) -> str:
-    """Render the environment and a Markdown table for each benchmark, in the order the cases came."""
+    """A Markdown table for each benchmark, in the order the cases came, each with what it was measured on."""
     described = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in environment.items())
-    sections = [described]
-    for benchmark, rows in groupby(cases, key=lambda case: case.benchmark):
-        sections.append(f"### {benchmark}\n\n{_table(list(rows))}")
-    return "\n\n".join(sections) + "\n"
+    sections = [
+        f"{HEADING}{benchmark}\n\n{described}\n\n{_table(list(rows))}\n"
+        for benchmark, rows in groupby(cases, key=lambda case: case.benchmark)
+    ]
+    return "\n".join(sections)
 
 
 def write_between_markers(document: Path, text: str, table: str = OWN) -> None:
     """
-    Replace what stands between the two markers of a table in *document* by *text*.
+    Put tables that `render` made between the two markers of *document*, where those of the same benchmarks are.
+
+    Those of others stay; new ones come last.
 
     Raises:
         ValueError: A marker is missing; nothing is written.
     """
     begin, end = (f"<!-- {table}: {which} -->" for which in ("begin", "end"))
     before, begins, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, ends, after = rest.partition(end)
+    kept, ends, after = rest.partition(end)
     if not begins or not ends:
         raise ValueError(f"{document} must hold {begin} and, after it, {end}")
-    document.write_text(f"{before}{begins}\n\n{text}\n{ends}{after}", encoding="utf-8")
+    sections = _sections(kept) | _sections(text)
+    tables = "\n".join(sections.values())
+    document.write_text(f"{before}{begins}\n\n{tables}\n{ends}{after}", encoding="utf-8")
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Tables by their headings."""
+    found = (f"{HEADING}{part.strip()}\n" for part in re.split(f"^{HEADING}", text, flags=re.MULTILINE)[1:])
+    return {section.partition("\n")[0]: section for section in found}
 
 
 def _table(cases: Sequence[Case]) -> str:

@@ -94,14 +94,20 @@ def test_a_call_that_outlasts_the_measured_time_is_a_problem_and_no_rate() -> No
     assert rate.problems == ("nothing was done in the measured time",)
 
 
-def test_the_table_of_one_kind_leaves_that_of_the_other_alone(tmp_path: Path) -> None:
+def test_a_table_takes_the_place_of_that_of_the_same_benchmark_and_leaves_others_alone(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
+    ours = "### http\n\non a\n\n| 1 |\n\n### growth\n\non a\n\n| 2 |\n"
+    theirs = "### http\n\non a\n\n| 3 |\n"
     document.write_text(
-        "a<!-- results: begin -->1<!-- results: end -->b<!-- peers: begin -->2<!-- peers: end -->c"
+        f"a<!-- results: begin -->\n\n{ours}\n<!-- results: end -->b<!-- peers: begin -->{theirs}<!-- peers: end -->c"
     )
-    report.write_between_markers(document, "new", report.PEERS)
+    cases = [report.Case("http", "one", {"ratio": 2}), report.Case("new", "two", {"ratio": 3})]
+    report.write_between_markers(document, report.render(cases, {"fsync_ms": 1.5}))
+    table = "| case | ratio | valid |\n| ---- | ----: | ----- |\n| {} |     {} | yes   |\n"
     assert document.read_text() == (
-        "a<!-- results: begin -->1<!-- results: end -->b<!-- peers: begin -->\n\nnew\n<!-- peers: end -->c"
+        "a<!-- results: begin -->\n\n### http\n\nfsync ms: 1.5\n\n" + table.format("one ", 2) + "\n"
+        "### growth\n\non a\n\n| 2 |\n\n### new\n\nfsync ms: 1.5\n\n" + table.format("two ", 3) + "\n"
+        f"<!-- results: end -->b<!-- peers: begin -->{theirs}<!-- peers: end -->c"
     )
 
 
