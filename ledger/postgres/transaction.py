@@ -6,7 +6,7 @@ and goes out with the next question, or with COMMIT.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -223,7 +223,13 @@ class _Pipeline(psycopg.Pipeline):
     """
 
     def _exit_gen(self) -> Any:
-        yield from self._sync_gen()
+        try:
+            yield from self._sync_gen()
+        except psycopg.Error:
+            # It may have come alone, ahead of what follows it; a pipeline is left once all of that was read.
+            with suppress(psycopg.Error):
+                yield from self._fetch_gen(flush=False)
+            raise
 
 
 @contextmanager

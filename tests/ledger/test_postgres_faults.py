@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors
+from sqlalchemy import make_url
 
 from ledger import postgres, statements
 from ledger.answers import Changed
@@ -16,6 +17,7 @@ from ledger.errors import Busy, OutcomeUnknown, StorageFailed, StorageFull, Unav
 from ledger.ledger import Ledger
 from ledger.log import Log
 from ledger.postgres import connection
+from ledger.postgres.transaction import view
 from projections.operations import Increment
 from tests.ledger.conftest import OpenLedger
 from tests.ledger.support import Database, change, check_chain, create, once
@@ -332,3 +334,14 @@ async def test_who_waits_for_the_lock_of_one_environment_holds_up_no_other(
     assert [answer.snapshot.version for answer in answers] == [2, 3, 4]
     for log in others:
         assert (await log.current("run_1")).version == 6
+
+
+def test_what_the_server_refuses_is_told_as_it_is_however_its_answer_is_split(database: Database) -> None:
+    # One in a thousand refusals comes ahead of the rest of the answer; what was asked with it is read all the same.
+    with connection.connect(connection.target_of(make_url(database.url))) as refused:
+        for _ in range(5_000):
+            with pytest.raises(errors.ReadOnlySqlTransaction):
+                view(
+                    refused, lambda reader: reader.rows(statements.FREE_REFUSALS, environment_id=1, run=1, place=1)
+                )
+        assert not refused.closed
