@@ -333,7 +333,27 @@ def file_faults(path: Path) -> list[str]:
         found = [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
         dangling = connection.execute("PRAGMA foreign_key_check").fetchmany(20)
         found += [f"a row of {row[0]} refers to a row of {row[2]} that does not exist" for row in dangling]
-        return found
+        return found + _definition_faults(connection)
+
+
+def _definition_faults(connection: sqlite3.Connection) -> list[str]:
+    """
+    Which definitions of tables, indexes and triggers SQLite can make nothing of, once somebody wants to write.
+
+    For one who only reads it does not look at all of their text.
+    """
+    connection.text_factory = _read_text
+    defined = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT GLOB 'sqlite_*' ORDER BY rowid"
+    ).fetchall()
+    found = []
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        for name, text in defined:
+            try:
+                fresh.execute(text)
+            except (sqlite3.Error, UnicodeError) as error:
+                found.append(f"the definition of {name} is damaged: {_reason(error)}")
+    return found
 
 
 def copy_file(path: Path, out: Path) -> None:

@@ -21,7 +21,7 @@ from projections.values import JsonObject
 from tests.javascript import canonical_number
 
 # Time depends on the machine, so neither a deadline nor slow drawing fails a test.
-thorough = settings(deadline=None, max_examples=80, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(deadline=None, max_examples=60, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 
 DOUBLE_MAX = 1.7976931348623157e308
 SAFE_MAX = 1e300  # A few hundred of these add up to less than the largest double.

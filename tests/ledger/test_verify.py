@@ -541,6 +541,18 @@ def test_a_damaged_table_definition_is_said_so(file: Path, tmp_path: Path) -> No
         file_faults(path)
 
 
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_damaged_rule_is_found_which_only_who_writes_would_meet(file: Path, tmp_path: Path, bit: int) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[raw.index(b"CHECK (length(name)") + 14] ^= 1 << bit
+    path = tmp_path / "ledger.db"
+    path.write_bytes(raw)
+    assert not inspect_file(path, verify_all).faults
+    (fault,) = file_faults(path)
+    assert fault.startswith("the definition of environments is damaged: ")
+    assert file_faults(file) == []
+
+
 def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     with closing(sqlite3.connect(path)) as connection:
         return {
