@@ -71,5 +71,14 @@ def pytest_configure() -> None:
     """
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    _hear_interrupts()
+
+
+def pytest_runtest_setup() -> None:
+    """Whatever an earlier test left behind, programs hear Ctrl-C."""
+    _hear_interrupts()
+
+
+def _hear_interrupts() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
