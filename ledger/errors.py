@@ -39,9 +39,16 @@ from projections.times import Microseconds, format_time
 
 
 class LedgerError(Exception):
-    """Base of the errors of this package."""
+    """
+    Base of the errors of this package.
+
+    Attributes:
+        code: What programs know it by.
+        is_silent: The database does not answer at all, so whoever waits for it waits in vain.
+    """
 
     code = "ledger-error"
+    is_silent = False
 
 
 class NotFound(LedgerError):
@@ -481,6 +488,8 @@ class StorageFailed(Unavailable):
 class StorageSilent(StorageFailed):
     """The database does not answer at all: it is frozen, or out of reach."""
 
+    is_silent = True
+
 
 class OutcomeUnknown(LedgerError):
     """
@@ -489,9 +498,6 @@ class OutcomeUnknown(LedgerError):
     Args:
         reason: What the driver said.
         is_silent: The database does not answer at all.
-
-    Attributes:
-        is_silent: The same.
     """
 
     code = "outcome-unknown"

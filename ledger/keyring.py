@@ -138,8 +138,7 @@ class Keyring:
         self._store = store
         self._looks = _Looks(store)
         self._clock = clock or _now
-        self._closed = False
-        self._was_open = False
+        self._is_open: bool | None = None  # As it was when it was last asked; once it is not, it stays so.
         self._asking: asyncio.Task[None] | None = None
         self._environments: dict[str, Environment] = {}
         self._places: dict[str, tuple[Environment, ...]] = {}
@@ -155,10 +154,9 @@ class Keyring:
         Raises:
             Unavailable: The database cannot be read.
         """
-        if not self._closed:
-            self._closed = (await self._looks.row(statements.ANY_API_KEY, {})) is not None
-            self._was_open = not self._closed
-        return not self._closed
+        if self._is_open is not False:
+            self._is_open = (await self._looks.row(statements.ANY_API_KEY, {})) is None
+        return self._is_open
 
     async def was_open(self) -> bool:
         """
@@ -167,7 +165,7 @@ class Keyring:
         Raises:
             Unavailable: It was never said, and the database cannot be read.
         """
-        if not self._was_open or self._store.answers_at_once:
+        if not self._is_open or self._store.answers_at_once:
             return await self.is_open()
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from ledger.commit import Committed, commit_group
 from ledger.erase import erase
-from ledger.errors import Busy, LedgerError, OutcomeUnknown, Overloaded, StorageSilent
+from ledger.errors import Busy, LedgerError, Overloaded, StorageSilent
 from ledger.group import Recorded, Transaction
 from ledger.known_heads import KnownHeads
 from ledger.writes import CreateBatch, Environment, EraseKey, Outcome, Rules, Write
@@ -189,7 +189,7 @@ class Writer:
             outcomes, recorded = await self._transact(group)
         except LedgerError as error:
             _fail(group, error)
-            if isinstance(error, StorageSilent) or (isinstance(error, OutcomeUnknown) and error.is_silent):
+            if error.is_silent:
                 self._give_up_waiting()
         except Exception:
             if len(group) == 1:

@@ -136,9 +136,12 @@ def finished(process: "subprocess.Popen[str]", patience_s: float = PATIENCE_S) -
     try:
         out, err = process.communicate(timeout=patience_s)
     except subprocess.TimeoutExpired:
+        state = Path(
+            f"/proc/{process.pid}/status"
+        ).read_text()  # Which signals it ignores, blocks and has pending.
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"it hangs; out: {out}, err: {err}") from None
+        raise AssertionError(f"it hangs; out: {out}, err: {err}, {state}") from None
     return Ended(process.returncode, out, err)
 
 
